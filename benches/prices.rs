@@ -306,7 +306,7 @@ fn of_workers() -> Vec<Row> {
         row("SET_CLIENT_ID, 100,000 functions", 12, 0.2, |world, words| {
             world.ask(world.wide, &Request::SetClientId { id: words.unique.as_bytes() });
         }),
-        row("a rule for one worker, and its end", 10_100, 0.4, |world, _| {
+        row("a rule for one worker, and its end", 60, 0.4, |world, _| {
             let who = Who::Connection(world.client);
             let made = world.server.withhold(world.now, &who, None, Withholding::Disabled, &mut world.ears);
             black_box(made.is_ok());

@@ -106,7 +106,7 @@ proptest! {
             for _ in 0..100 {
                 let plan = world.tick();
                 // What a function must have is taken from others at any time.
-                if plan.decisions.iter().any(|decision| decision.why.ends_with("has more than it must")) {
+                if plan.decisions.iter().any(|decision| decision.why.ends_with("is above its minimum")) {
                     break;
                 }
                 let now = world.serving();

@@ -132,7 +132,7 @@ fn a_queue_of_debians_gearmand_is_imported_and_can_be_kept() {
     submit(&server, &jobs);
     drop(server);
     let (text, _) = run(&["import", "--keep", "--from", &from, "--to", &to], 0);
-    assert!(text.starts_with("3 jobs copied to ") && text.contains("all are in the source too"), "{text}");
+    assert!(text.starts_with("3 jobs copied to ") && text.contains("all are still in the source"), "{text}");
     let moved = listed(&to);
     assert_eq!(column(&moved, "unique"), ["u1", "", "u-2"]);
     assert_eq!(column(&moved, "priority"), ["normal", "normal", "high"]);
@@ -171,7 +171,7 @@ fn the_servers_own_queue_is_found_by_its_settings() {
     fs::write(&config, format!("queue-type = 'libsqlite3'\nlibsqlite3-db = '{}'", file.display())).unwrap();
     assert_eq!(count(&["--config-file", &config], &[], 0).0, expected);
     let (_, error) = count(&[], &[("GEARMAND_PORT", "4742")], 3);
-    assert!(error.contains("gearmand-4742.sqlite3, which is not there") && error.contains("--from"), "{error}");
+    assert!(error.contains("gearmand-4742.sqlite3 does not exist") && error.contains("--from"), "{error}");
     let (_, error) = count(&[], &[("GEARMAND_QUEUE_TYPE", "builtin")], 2);
     assert!(error.contains("in memory") && error.contains("--from"), "{error}");
     let (_, error) = count(&[], &[("GEARMAND_QUEUE_TYPE", "libdrizzle")], 2);
@@ -188,7 +188,7 @@ fn what_cannot_be_opened_is_told_with_a_status() {
         (&["import", "--from", &missing, "--to", &file], 3, &missing),
         (&["import", "--from", &file, "--to", &file], 2, "the same queue"),
         (&["import", "--from", "libmemcached://h", "--to", &file], 2, "USR1"),
-        (&["import", "--from", "oracle://h", "--to", &file], 2, "no queue of the kind oracle"),
+        (&["import", "--from", "oracle://h", "--to", &file], 2, "unknown kind of queue oracle"),
         (&["import", "--from", &file], 2, "--to"),
         (&["queue"], 2, "Usage"),
         (&["queue", "list", "--from", &file, "--config-file", "/x"], 2, "cannot be used with"),

@@ -22,9 +22,9 @@ const ENVIRONMENT: [&str; 2] = ["GEARMAN_SERVERS", "GEARMAN_SERVER"];
 pub(super) struct ServerArgs {
     /// Server: HOST, HOST:PORT, [IPV6]:PORT or unix:/PATH; may be repeated, or be a list with commas
     ///
-    /// Without it the environment variable GEARMAN_SERVERS or GEARMAN_SERVER is read, which may be such a list, and
-    /// without that it is 127.0.0.1:4730. `submit` and `admin` use the first server that can be reached, `work` serves
-    /// all of them.
+    /// The default is the environment variable GEARMAN_SERVERS or GEARMAN_SERVER, which may be such a list,
+    /// or else 127.0.0.1:4730. `submit` and `admin` use the first reachable server, `work` serves all of
+    /// them.
     #[arg(
         id = "tool_server",
         short = 's',
@@ -44,7 +44,7 @@ pub(super) struct ServerArgs {
         conflicts_with = "tool_server"
     )]
     host: Option<String>,
-    /// Port of servers that are named without one [default: 4730]
+    /// Port of servers given without one [default: 4730]
     #[arg(id = "tool_port", short = 'p', long = "port", global = true, value_name = "PORT")]
     port: Option<u16>,
     /// Time limit for connecting to a server; without a unit: seconds
@@ -79,7 +79,7 @@ impl ServerArgs {
         let mut servers = Vec::new();
         for name in names {
             let server = ServerAddress::parse(&name, port)
-                .map_err(|why| ToolError::Usage(format!("\"{name}\" is no server address: {why}")))?;
+                .map_err(|why| ToolError::Usage(format!("invalid server address \"{name}\": {why}")))?;
             // A server that is named twice would count each worker twice.
             if !servers.contains(&server) {
                 servers.push(server);
@@ -125,10 +125,10 @@ impl ServerAddress {
         };
         let port = match port {
             None => default_port,
-            Some(port) => port.parse().map_err(|_| "its port is no number up to 65535")?,
+            Some(port) => port.parse().map_err(|_| "the port is not a number up to 65535")?,
         };
         if port == 0 {
-            return Err("port 0 cannot be connected to");
+            return Err("port 0 is not a valid port");
         }
         if text.is_empty() {
             return Err("it is empty");
@@ -137,10 +137,10 @@ impl ServerAddress {
             return Err("a UNIX socket is written unix:/PATH");
         }
         if host.parse::<IpAddr>().is_err() && is_number(host) {
-            return Err("a number alone is no host (write HOST:PORT), and an IPv4 address has four numbers");
+            return Err("a number alone is not a host (write HOST:PORT), and an IPv4 address has four numbers");
         }
         if host.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
-            return Err("a host has no such characters");
+            return Err("invalid character in the host");
         }
         Ok(Self::Tcp { host: if host.is_empty() { DEFAULT_HOST } else { host }.to_owned(), port })
     }

@@ -92,7 +92,7 @@ impl TextConnection {
             if lines.is_empty() && bare.starts_with(b"# ") {
                 columns = bare.split(|byte| matches!(byte, b' ' | b'\t')).count() - 1;
                 if columns > COLUMNS_MAX {
-                    return Err(io::Error::other(format!("a table of {columns} columns: {COLUMNS_MAX} are the most")));
+                    return Err(io::Error::other(format!("table has {columns} columns (limit {COLUMNS_MAX})")));
                 }
             }
             taken += 2 * text.len() + LINE_COST + columns * CELL_COST;
@@ -100,7 +100,7 @@ impl TextConnection {
             if taken > self.most {
                 let (count, most) = (lines.len(), self.most >> 20);
                 return Err(io::Error::other(format!(
-                    "its listing has no end: {count} lines so far, more than {most} MiB of memory can hold"
+                    "listing is too large: {count} lines so far, memory limit {most} MiB"
                 )));
             }
         }
@@ -113,11 +113,11 @@ impl TextConnection {
             return Ok(());
         }
         if count == LINE_MAX {
-            return Err(io::Error::other(format!("a line of more than {LINE_MAX} bytes")));
+            return Err(io::Error::other(format!("line exceeds {LINE_MAX} bytes")));
         }
         Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
-            "the server closed the connection before its answer was complete",
+            "connection closed by the server before the answer was complete",
         ))
     }
 }

@@ -70,7 +70,7 @@ pub(super) struct AssignedJob {
 
 /// A packet that a server does not send to a client, or with an invalid body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("packet of type {0} is not an answer that makes sense")]
+#[error("invalid answer: packet of type {0}")]
 pub(super) struct BadAnswer(u32);
 
 impl Answer {

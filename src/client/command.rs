@@ -291,7 +291,7 @@ impl JobCommand {
             End::Exited(status) => status.to_string(),
             End::TimedOut => format!("killed after {} s", self.timeout.unwrap_or_default().as_secs_f64()),
             End::TooLarge => format!("killed: its result is longer than {} bytes", self.result_max),
-            End::Lost(error) => format!("its end cannot be awaited: {error}"),
+            End::Lost(error) => format!("cannot wait for the command: {error}"),
         };
         Outcome::Failed { reason, stderr: said.stderr }
     }

@@ -55,19 +55,19 @@ pub(super) enum ConnectionError {
     #[error("the server sent text: {0}")]
     Text(String),
     /// Closed by the worker, because the command of a job could not be started.
-    #[error("a job was given back, its command cannot be run: {0}")]
+    #[error("job returned to the server, cannot run its command: {0}")]
     Command(std::io::Error),
     /// Closed by the server.
     #[error("the server closed the connection")]
     Closed,
     /// The server did not even answer an ECHO_REQ.
-    #[error("the server is silent: nothing came for {} s, not even the answer to an ECHO_REQ", .0.as_secs_f64())]
+    #[error("the server is silent: no data for {} s, not even the answer to an ECHO_REQ", .0.as_secs_f64())]
     Silent(Duration),
     /// The server sends without reading.
-    #[error("the server sends without end and reads nothing")]
+    #[error("the server keeps sending and reads nothing")]
     Flood,
     /// A job that was assigned without a GRAB_JOB. It is not run.
-    #[error("the server assigned a job of {0} that it was not asked for; it was not run")]
+    #[error("the server assigned a job of {0} that was not requested; it was not run")]
     Unasked(String),
     /// A job of a function that was not registered. It is not run.
     #[error("the server assigned a job of {0}, which is not registered there; it was not run")]

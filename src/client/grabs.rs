@@ -146,7 +146,7 @@ impl Grabs {
                 self.window = 1;
             }
             Answer::Error { code, text } => {
-                tell_limited("work", format_args!("the server says {code}: {text}"));
+                tell_limited("work", format_args!("server error {code}: {text}"));
                 self.refused(connection, &code)?;
             }
             // A NOOP that crossed the last grab.

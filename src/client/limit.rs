@@ -58,10 +58,12 @@ pub(super) fn limited(message: fmt::Arguments<'_>, write: impl Fn(fmt::Arguments
     let verdict = LIMITER.lock().unwrap_or_else(PoisonError::into_inner).judge(Instant::now());
     match verdict {
         Verdict::LeftOut => {}
-        Verdict::Last => write(format_args!("{message} (no more lines like this for {} s)", WINDOW.as_secs())),
+        Verdict::Last => {
+            write(format_args!("{message} (further messages about the server suppressed for {} s)", WINDOW.as_secs()));
+        }
         Verdict::Written(0) => write(message),
         Verdict::Written(left_out) => {
-            write(format_args!("{left_out} lines about the server were left out"));
+            write(format_args!("{left_out} messages about the server suppressed"));
             write(message);
         }
     }

@@ -81,7 +81,7 @@ pub enum Tool {
     /// Show functions, workers and jobs of a server, live in the terminal
     #[command(disable_help_flag = true)]
     Top(TopArgs),
-    /// Look after managed workers on many machines
+    /// Manage workers on many machines
     #[command(disable_help_flag = true)]
     Fleet(FleetArgs),
 }

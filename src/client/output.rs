@@ -72,7 +72,7 @@ impl Output {
     /// Reports the handle of a job.
     pub(super) fn created(&self, number: u64, handle: &[u8]) {
         if self.style.verbose {
-            self.message(format_args!("job {number} is {}", handle.escape_ascii()));
+            self.message(format_args!("job {number}: handle {}", handle.escape_ascii()));
         }
     }
 

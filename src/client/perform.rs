@@ -68,7 +68,7 @@ impl Performer<'_> {
         let started = self.command.start(job, self.kill.clone());
         let mut events = started.map_err(ConnectionError::Command)?;
         if self.verbose {
-            tell("work", format_args!("job {name} begins"));
+            tell("work", format_args!("job {name} started"));
         }
         let mut lost = None;
         let outcome = loop {
@@ -90,7 +90,7 @@ impl Performer<'_> {
         let elapsed = begin.elapsed();
         match &outcome {
             Outcome::Failed { reason, .. } => tell("work", format_args!("job {name} failed: {reason}")),
-            Outcome::Killed => tell("work", format_args!("job {name} killed; the server gives it to another worker")),
+            Outcome::Killed => tell("work", format_args!("job {name} killed; the server requeues it")),
             Outcome::Complete(_) if self.verbose => {
                 tell("work", format_args!("job {name} done in {:.3} s", elapsed.as_secs_f64()));
             }
@@ -167,7 +167,7 @@ pub(super) async fn grab(
             Answer::JobAssign(job) => return Ok(Some(job)),
             Answer::NoJob => return Ok(None),
             Answer::Error { code, text } => {
-                tell_limited("work", format_args!("the server says {code}: {text}"));
+                tell_limited("work", format_args!("server error {code}: {text}"));
                 // A rejected result leaves the job unfinished and its client waiting.
                 if let Some(handle) = done.take()
                     && code != "JOB_NOT_FOUND"
@@ -217,7 +217,7 @@ async fn read_along(
 /// Handles a response that arrives while a job runs, for a worker without prefetch.
 pub(super) fn tell_error(answer: &Answer) {
     if let Answer::Error { code, text } = answer {
-        tell_limited("work", format_args!("the server says {code}: {text}"));
+        tell_limited("work", format_args!("server error {code}: {text}"));
     }
 }
 
@@ -225,8 +225,8 @@ pub(super) fn tell_error(answer: &Answer) {
 pub(super) async fn farewell(mut connection: Connection) -> Result<(), ConnectionError> {
     match tokio::time::timeout(FAREWELL, connection.settle()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tell("work", format_args!("the last result may be lost: {error}")),
-        Err(_) => tell("work", format_args!("the last result may be lost: no confirmation within {FAREWELL:?}")),
+        Ok(Err(error)) => tell("work", format_args!("last result may be lost: {error}")),
+        Err(_) => tell("work", format_args!("last result may be lost: no confirmation within {FAREWELL:?}")),
     }
     Ok(())
 }

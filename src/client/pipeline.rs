@@ -248,7 +248,7 @@ impl Pipeline {
                     self.finish(number, Ending::Rejected(format!("{code}: {text}")), output);
                 }
                 Some(Pending::Option) => {}
-                None => output.message_of_server(format_args!("the server says {code}: {text}")),
+                None => output.message_of_server(format_args!("server error {code}: {text}")),
             },
             Answer::Work { handle, event } => self.work(&handle, event, output),
             Answer::Noop | Answer::NoJob | Answer::JobAssign(_) | Answer::EchoRes => {}
@@ -445,9 +445,7 @@ impl Pipeline {
 /// The ending of a job whose result exceeds the memory limit.
 fn too_much(most: usize) -> Ending {
     let most = most >> 20;
-    Ending::Rejected(format!(
-        "the results that wait to be printed take more than {most} MiB; use --unordered, without --json"
-    ))
+    Ending::Rejected(format!("results waiting to be printed exceed {most} MiB; use --unordered, without --json"))
 }
 
 fn request(settings: &Settings, connection: &mut Connection, job: &Job) -> Result<(), CodecError> {

@@ -100,7 +100,7 @@ fn read_line(stdin: &mut impl BufRead) -> io::Result<Option<Bytes>> {
 
 fn checked(workload: Vec<u8>) -> io::Result<Bytes> {
     if workload.len() > PACKET_MAX {
-        return Err(io::Error::other(format!("a workload of more than {PACKET_MAX} bytes")));
+        return Err(io::Error::other(format!("workload exceeds {PACKET_MAX} bytes")));
     }
     Ok(Bytes::from(workload))
 }

@@ -24,11 +24,11 @@ const UNSENT_MAX: usize = 4 << 20;
 #[command(
     after_help = "Results go to standard output in the order of submission; warnings and failures go to standard \
     error. Where there can be several results, one that does not end with a newline gets one.\n\n\
-    A lost connection is made again. Jobs that were not sent go on. A job that was sent and is not finished may have \
-    run: it is submitted again only if it has a unique id, by which the server knows it again, or with --resubmit; \
-    else it is reported as lost. A job that the server has taken into the background is finished here.\n\n\
-    Exit status: 0 all jobs were done (or, in the background, taken), 1 a job failed, 2 usage, 3 no server could be \
-    reached, a job was lost or not finished in time."
+    A lost connection is reconnected, and unsent jobs are submitted then. A job that was sent and is unfinished may \
+    have run: it is resubmitted only if it has a unique id, by which the server recognizes it, or with --resubmit; \
+    otherwise it is reported as lost. A background job is complete once the server has accepted it.\n\n\
+    Exit status: 0 all jobs completed (background: accepted), 1 a job failed, 2 usage, 3 no server reachable, a job \
+    was lost or timed out."
 )]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct SubmitArgs {
@@ -37,13 +37,13 @@ pub struct SubmitArgs {
     /// Function to submit to; if repeated, every workload goes to every function
     #[arg(short, long = "function", value_name = "NAME", required = true, value_parser = values::function_name())]
     functions: Vec<FunctionName>,
-    /// One job a line of standard input, without its line end
+    /// One job per line of standard input, without the line end
     #[arg(short = 'n', short_alias = 'N', long, conflicts_with = "workloads")]
     lines: bool,
     /// Do not wait for results; print the handles of the jobs
     #[arg(short, long)]
     background: bool,
-    /// Which jobs go first
+    /// Priority of the jobs
     #[arg(long, value_enum, default_value = "normal")]
     priority: PriorityName,
     /// The same as --priority high
@@ -52,51 +52,54 @@ pub struct SubmitArgs {
     /// The same as --priority low
     #[arg(short = 'L', long, conflicts_with = "priority")]
     low: bool,
-    /// Unique id: the server makes one job of those that have the same function and unique id
+    /// Unique id: the server merges jobs with the same function and unique id
     ///
-    /// With "-" it makes one job of those that have the same function and workload.
+    /// With "-" it merges jobs with the same function and workload.
     #[arg(short, long, value_name = "ID", default_value = "", hide_default_value = true, value_parser = values::unique())]
     unique: std::vec::Vec<u8>,
-    /// Run not before this time, in seconds of UNIX time; implies --background
+    /// Do not run before this time, in seconds of UNIX time; implies --background
     #[arg(long, visible_alias = "epoch", value_name = "SECONDS", conflicts_with_all = ["priority", "high", "low", "delay"])]
     at: Option<u64>,
-    /// Run not before this time from now, such as 90s, 5m, 2h or 1d (without a unit: seconds); implies --background
+    /// Delay before the job may run, such as 90s, 5m, 2h or 1d (without a unit: seconds); implies
+    /// --background
     #[arg(long = "in", value_name = "TIME", value_parser = values::delay, conflicts_with_all = ["priority", "high", "low"])]
     delay: Option<Duration>,
-    /// How many jobs may be unfinished at a time
+    /// Maximum number of unfinished jobs
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     parallel: u32,
-    /// Print a result as soon as its job is done, whatever was submitted before it
+    /// Print a result as soon as its job is done, regardless of the order of submission
     #[arg(long)]
     unordered: bool,
     /// Print results as they are, without adding newlines
     #[arg(long, conflicts_with = "json")]
     raw: bool,
-    /// Print one JSON object a job: job (its number), function, unique, handle, outcome, data, warnings, result, exception
+    /// Print one JSON object per job: job (its number), function, unique, handle, outcome, data, warnings,
+    /// result, exception
     ///
     /// The outcome is complete, failed, exception, rejected, lost, timeout, or created for a background job. Bytes that
-    /// are not UTF-8 stand under a name that ends with _base64.
+    /// are not UTF-8 are in base64, under a name that ends with _base64.
     #[arg(long)]
     json: bool,
-    /// Give up when a job is not finished after this time; without a unit: seconds
+    /// Time limit for a job; without a unit: seconds
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     timeout: Option<Duration>,
-    /// Give a server up that has sent nothing for so long and does not answer either; without a unit: seconds
+    /// Timeout for a silent server; without a unit: seconds
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::time)]
     server_timeout: Duration,
-    /// How long to try to make a lost connection again; without a unit: seconds. A connection that brings no answer counts as none
+    /// How long to retry a lost connection; without a unit: seconds. A connection without any answer counts
+    /// as lost
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     reconnect: Duration,
-    /// Submit jobs again that were unfinished when the connection was lost: they may run twice
+    /// Resubmit jobs that were unfinished when the connection was lost: they may run twice
     #[arg(long)]
     resubmit: bool,
     /// Show no progress bar, not even on a terminal
     #[arg(short, long)]
     quiet: bool,
-    /// Say of every job what its handle is and how far it is
+    /// Report the handle and the progress of every job
     #[arg(short, long)]
     verbose: bool,
-    /// One job each; without any, all of standard input is one job
+    /// Workloads, one job each; without any, standard input is the workload of one job
     #[arg(value_name = "WORKLOAD")]
     workloads: Vec<OsString>,
 }
@@ -326,7 +329,7 @@ impl Driver {
         if !is_first {
             if Instant::now() >= end {
                 let limit = self.reconnect.as_secs_f64();
-                let why = format!("each connection was lost before an answer came, for {limit} s");
+                let why = format!("every connection was lost before an answer arrived, for {limit} s");
                 return Err(ToolError::Unreachable(why));
             }
             tokio::time::sleep(self.backoff.pause().min(end - Instant::now())).await;

@@ -77,9 +77,7 @@ pub(super) fn admin_word(word: &str) -> Result<String, String> {
         return Err("must not be empty".to_owned());
     }
     if word.contains(|letter: char| letter == ' ' || letter.is_control()) {
-        return Err(
-            "must not contain spaces or control characters: the text protocol has no way to say them".to_owned()
-        );
+        return Err("must not contain spaces or control characters: the text protocol cannot express them".to_owned());
     }
     Ok(word.to_owned())
 }

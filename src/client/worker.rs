@@ -33,51 +33,52 @@ const MOST_PREFETCH: i64 = 1000;
 
 /// What `gearmand work` is told.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The command finds the workload on its standard input, and in its environment \
+#[command(after_help = "The command reads the workload from standard input; its environment has \
     GEARMAN_JOB_HANDLE, GEARMAN_JOB_UNIQUE and GEARMAN_FUNCTION. Its standard output is the result; an exit status \
     other than 0 fails the job.\n\n\
-    A lost connection is made again, for ever, with growing pauses; the result of a command that ran meanwhile is \
-    dropped, since the server gives the job to another worker.\n\n\
-    TERM or INT: no new jobs, those that run are finished; a second one kills them, and the server gives them to other \
-    workers. Exit status: 0 after a signal or --count jobs, 2 usage, 126 the command cannot be executed, 127 it was \
-    not found.")]
+    A lost connection is retried forever, with growing pauses; the result of a command that ran meanwhile is dropped, \
+    since the server gives the job to another worker.\n\n\
+    TERM or INT: take no new jobs and finish the running ones; a second signal kills them, and the server gives them \
+    to other workers. Exit status: 0 after a signal or --count jobs, 2 usage, 126 the command cannot be executed, 127 \
+    command not found.")]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct WorkArgs {
     #[command(flatten)]
     pub(super) server: ServerArgs,
-    /// Function to do jobs of; may be repeated
+    /// Function to serve; may be repeated
     ///
-    /// With --managed it is NAME=COMMAND: a job of NAME is done by COMMAND, which a shell runs (sh -c).
+    /// With --managed it is NAME=COMMAND: jobs of NAME run COMMAND in a shell (sh -c).
     #[arg(short, long = "function", value_name = "NAME", required = true)]
     pub(super) functions: Vec<OsString>,
-    /// How many commands may run at a time
+    /// Maximum number of commands running at a time
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000), conflicts_with = "managed")]
     concurrency: u16,
-    /// How many jobs each connection may hold, the one that is done included: for many short jobs
+    /// Maximum number of jobs that each connection holds, including the running one: for many short jobs
     ///
-    /// The next jobs are here when a job ends, so that nothing waits for the way to the server and back. What
-    /// is in hand waits for its turn here: no job that comes later overtakes it, whatever its priority, and
-    /// no other worker can take it, also if that is idle. Only for functions whose jobs take milliseconds.
-    /// Jobs in hand that were not begun are given back when the worker stops, after the job that runs; a
-    /// gearmand in C++ counts that as an attempt (--job-retries).
+    /// The next jobs are already here when a job ends, which saves a round trip to the server. Prefetched
+    /// jobs wait their turn here: no later job overtakes them, whatever its priority, and no other worker can
+    /// take them, even an idle one. Only for functions whose jobs take milliseconds. When the worker stops,
+    /// prefetched jobs that have not started return to the server after the running job; C++ gearmand counts
+    /// that as an attempt (--job-retries).
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MOST_PREFETCH), conflicts_with = "managed")]
     prefetch: u16,
-    /// Time limit of a command, such as 90s or 5m (without a unit: seconds): it is killed then and the job has failed
+    /// Time limit of a command, such as 90s or 5m (without a unit: seconds); it is killed then, and the job
+    /// fails
     ///
     /// The server is told a limit of five seconds more (CAN_DO_TIMEOUT), after which it gives the job to another worker:
-    /// that is for a worker that hangs itself.
+    /// that is for a worker that itself hangs.
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     pub(super) timeout: Option<Duration>,
-    /// Give a server up, and connect anew, that has sent nothing for so long and does not answer either (90, 90s, 5m)
+    /// Timeout for a silent server, then reconnect (90, 90s, 5m)
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::time)]
     pub(super) server_timeout: Duration,
-    /// End after this many jobs, failed ones included
+    /// Exit after this many jobs, including failed ones
     #[arg(long, value_name = "N", conflicts_with = "managed")]
     count: Option<NonZeroU64>,
     /// Name that `gearmand admin workers` shows for this worker
     #[arg(long, value_name = "ID", value_parser = values::client_id, conflicts_with = "managed")]
     id: Option<String>,
-    /// Send output as it comes (WORK_DATA), instead of as the result at the end
+    /// Send output as it arrives (WORK_DATA), not as the result at the end
     #[arg(long)]
     pub(super) stream: bool,
     /// Send standard error as warnings (WORK_WARNING), instead of passing it through
@@ -88,12 +89,12 @@ pub struct WorkArgs {
     /// Clients that did not ask for exceptions see a plain failure.
     #[arg(long)]
     pub(super) exception: bool,
-    /// Longest result, in bytes; a command that writes more is killed and its job has failed
+    /// Longest result, in bytes; a command that writes more is killed, and its job fails
     ///
     /// Must be below the packet limit of the server. --stream has no such limit.
     #[arg(long, value_name = "BYTES", default_value_t = RESULT_MAX)]
     pub(super) max_result: usize,
-    /// Say of every job when it begins and ends
+    /// Log the start and the end of every job
     #[arg(short, long)]
     pub(super) verbose: bool,
     #[command(flatten)]
@@ -129,7 +130,7 @@ pub(super) struct Worker {
 impl Worker {
     fn new(args: WorkArgs) -> Result<Self, ToolError> {
         if args.prefetch > 1 && args.timeout.is_some() {
-            let why = "the server's clock runs from the moment at which it hands a job out, and what is in hand waits";
+            let why = "the server's time limit starts when it assigns a job, and prefetched jobs wait";
             return Err(ToolError::Usage(format!("--prefetch cannot be used with --timeout: {why}")));
         }
         let mut words = args.command.into_iter();
@@ -206,10 +207,10 @@ pub(super) fn obey_signals(stop: CancellationToken, kill: CancellationToken) -> 
     let mut signals = EndSignals::watch()?;
     tokio::spawn(async move {
         signals.next().await;
-        tell("work", format_args!("stopping; running jobs are finished first, another signal kills them"));
+        tell("work", format_args!("stopping after the running jobs; another signal kills them"));
         stop.cancel();
         signals.next().await;
-        tell("work", format_args!("killing the jobs that still run"));
+        tell("work", format_args!("killing running jobs"));
         kill.cancel();
     });
     Ok(())

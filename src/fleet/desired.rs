@@ -160,18 +160,16 @@ impl Function {
             return Err(format!("max is {}, below min, which is {}", self.max(), self.min));
         }
         if self.scale_up_queue == Some(0) {
-            return Err("scale_up_queue is 0: it is how many jobs may wait for each worker, at least 1".to_owned());
+            return Err("scale_up_queue is 0: it must be at least 1 (waiting jobs per worker)".to_owned());
         }
         check_version(self.version.as_deref().unwrap_or_default())?;
         let Some(hosts) = &self.hosts else { return Ok(()) };
         if hosts.is_empty() {
-            return Err("hosts is empty: leave it out to allow all, or set max to 0".to_owned());
+            return Err("hosts is empty: omit it to allow all hosts, or set max to 0".to_owned());
         }
         let is_name = |pattern: &String| check_name(&pattern.replace('*', "x")).is_ok();
         match hosts.iter().find(|pattern| !is_name(pattern)) {
-            Some(pattern) => {
-                Err(format!("hosts: \"{pattern}\" is no name of a host, in which * may stand for any part"))
-            }
+            Some(pattern) => Err(format!("hosts: \"{pattern}\" is not a host name or pattern (* matches any part)")),
             None => Ok(()),
         }
     }
@@ -190,7 +188,7 @@ fn check_number(name: &str, number: usize, least: usize) -> Result<(), String> {
 fn check_version(version: &str) -> Result<(), String> {
     match version.len() {
         0..=VERSION_MAX => Ok(()),
-        length => Err(format!("version has {length} bytes: no worker says more than {VERSION_MAX}")),
+        length => Err(format!("version has {length} bytes: the limit is {VERSION_MAX}")),
     }
 }
 
@@ -245,7 +243,7 @@ impl Desired {
         }
         for (name, function) in &self.functions {
             if name.is_empty() || belongs_to_contract(name) {
-                return Err(format!("functions: \"{name}\" is no function of workers, but what they are managed by"));
+                return Err(format!("functions: \"{name}\" is reserved for managing workers"));
             }
             function.check().map_err(|error| format!("functions.{name}: {error}"))?;
         }
@@ -335,14 +333,14 @@ mod tests {
             ("stopped_hosts = [\"a b\"]", "stopped_hosts: \"a b\""),
             ("[hosts.a]\nmax_workers = 0", "hosts.a.max_workers is 0"),
             ("[hosts.\"a b\"]", "hosts: \"a b\""),
-            ("[functions.setId]", "\"setId\" is no function of workers"),
-            ("[functions.manage_a]", "\"manage_a\" is no function of workers"),
+            ("[functions.setId]", "\"setId\" is reserved for managing workers"),
+            ("[functions.manage_a]", "\"manage_a\" is reserved for managing workers"),
             ("[functions.f]\nmin = 3\nmax = 2", "functions.f: max is 2, below min, which is 3"),
             ("[functions.f]\nmin = -1", "invalid value"),
             ("[functions.f]\nstep = 0", "functions.f: step is 0"),
             ("[functions.f]\nscale_up_queue = 0", "functions.f: scale_up_queue is 0"),
             ("[functions.f]\nhosts = []", "functions.f: hosts is empty"),
-            ("[functions.f]\nhosts = [\"a b\"]", "functions.f: hosts: \"a b\" is no name of a host"),
+            ("[functions.f]\nhosts = [\"a b\"]", "functions.f: hosts: \"a b\" is not a host name or pattern"),
         ] {
             let error = Desired::parse(text).expect_err(text);
             assert!(error.contains(said), "{text}: {error}");
@@ -355,7 +353,7 @@ mod tests {
             let of = |length: usize| Desired::parse(&format!("{place}version = \"{}\"", "v".repeat(length)));
             assert!(of(VERSION_MAX).is_ok(), "{place}");
             let error = of(VERSION_MAX + 1).unwrap_err();
-            assert!(error.contains("version has 257 bytes: no worker says more than 256"), "{error}");
+            assert!(error.contains("version has 257 bytes: the limit is 256"), "{error}");
         }
     }
 

@@ -32,7 +32,7 @@ impl Visitor<'_> for ScalarVisitor {
     type Value = Scalar;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number or a text")
+        f.write_str("a number or a string")
     }
 
     fn visit_unit<E: Error>(self) -> Result<Scalar, E> {

@@ -27,7 +27,7 @@ pub(super) mod plain {
                         "d" => 86_400.0,
                         _ => return Err(format!("\"{text}\": the units of time are ms, s, m, h and d")),
                     };
-                    (number.trim().parse().map_err(|_| format!("\"{text}\" is no time such as 90s or 5m"))?, each)
+                    (number.trim().parse().map_err(|_| format!("\"{text}\" is not a time such as 90s or 5m"))?, each)
                 }
             };
             let seconds = number * each;

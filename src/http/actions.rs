@@ -80,7 +80,7 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     let controls = controls(route, name, &body)?;
     let Call { interface, actor, .. } = call;
     let permit = Arc::clone(&interface.actions).try_acquire_owned();
-    let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too much is being done already; try again"))?;
+    let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too many concurrent actions; try again"))?;
     // A separate task, so that the action completes even if the client disconnects.
     let task = tokio::spawn(async move {
         let _permit = permit;
@@ -95,7 +95,7 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     });
     match task.await {
         Ok(affected) => Ok(json(&Affected { affected: affected? })),
-        Err(_) => Err(Failure::busy("stopped", "the server ended before that was done")),
+        Err(_) => Err(Failure::busy("stopped", "the server stopped before the action completed")),
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
 pub(super) async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Failure> {
     let body = read_body(body, BODY_MAX).await?;
     if !body.is_empty() && !is_json(headers) {
-        let message = "the body is to be JSON, with `Content-Type: application/json`";
+        let message = "the body must be JSON, with `Content-Type: application/json`";
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
     }
     Ok(body)
@@ -111,7 +111,7 @@ pub(super) async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8
 
 /// Parses JSON.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| Failure::bad("bad_body", format!("the body makes no sense: {error}")))
+    serde_json::from_slice(body).map_err(|error| Failure::bad("bad_body", format!("invalid body: {error}")))
 }
 
 /// Parses JSON; an empty body equals an empty object.
@@ -142,7 +142,7 @@ fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Fa
                 Route::CancelJobs => Control::CancelJobs { function: function(name)? },
                 Route::CreateFunction => Control::CreateFunction { function: function(name)? },
                 Route::DropFunction => Control::DropFunction { function: function(name)? },
-                _ => return Err(Failure::missing("no_such_route", "there is nothing to do at this address")),
+                _ => return Err(Failure::missing("no_such_route", "no action exists at this address")),
             }
         }
     };
@@ -157,7 +157,7 @@ pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) ->
         (None, Some(encoded)) => STANDARD
             .decode(encoded)
             .map(Some)
-            .map_err(|error| Failure::bad("bad_body", format!("{name}_base64 is no base64: {error}"))),
+            .map_err(|error| Failure::bad("bad_body", format!("{name}_base64 is not valid base64: {error}"))),
         (Some(_), Some(_)) => Err(Failure::bad("bad_body", format!("give {name} or {name}_base64, not both"))),
     }
 }
@@ -206,7 +206,7 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
         Route::Drain => Control::Withhold { who, function, how: Withholding::Draining },
         Route::Enable => Control::Release { who, function },
         _ if function.is_some() => {
-            return Err(Failure::bad("bad_body", "a connection is closed for all functions; leave function out"));
+            return Err(Failure::bad("bad_body", "a connection is closed for all functions; omit function"));
         }
         _ => Control::Kick { who },
     };

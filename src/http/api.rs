@@ -21,7 +21,7 @@ use crate::protocol::Priority;
 
 /// Error code when the job server's thread does not respond.
 const NOT_RESPONDING: &str = "not_responding";
-const STUCK: &str = "the thread of the job server has given no sign of life for 2 seconds";
+const STUCK: &str = "the job server's thread has not responded for 2 seconds";
 /// Default number of entries in a page of a list.
 const PAGE: usize = 100;
 /// Maximum number of entries in a page.
@@ -69,10 +69,10 @@ pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
     let server = call.interface.parts.admin.look.server(call.interface.now());
     let mut reasons = Vec::new();
     if server.draining {
-        reasons.push(Reason { code: "draining", message: "the server ends, and takes no new jobs".to_owned() });
+        reasons.push(Reason { code: "draining", message: "the server is draining, and accepts no jobs".to_owned() });
     }
     if server.store.state == "failing" {
-        let message = server.store.error.clone().unwrap_or_else(|| "the store cannot keep jobs".to_owned());
+        let message = server.store.error.clone().unwrap_or_else(|| "the store cannot store jobs".to_owned());
         reasons.push(Reason { code: "store_failing", message });
     }
     if server.store.state == "restoring" {
@@ -81,12 +81,12 @@ pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
     }
     let mut warnings = Vec::new();
     if server.store.is_memory_only() {
-        let message = "background jobs are in memory, and are lost when the server ends".to_owned();
+        let message = "background jobs are in memory, and are lost when the server stops".to_owned();
         warnings.push(Reason { code: "memory_only", message });
     }
     if call.interface.parts.stats.memory.is_refusing.get() > 0 {
-        let message = "submissions are refused: jobs take all the memory that they may, or there are as many as there may be \
-                       (max-memory, max-memory-for-workloads, max-jobs)";
+        let message = "submissions are rejected: the memory or job limit is reached (max-memory, \
+                       max-memory-for-workloads, max-jobs)";
         warnings.push(Reason { code: "submissions_refused", message: message.to_owned() });
     }
     Ok(readiness(reasons, warnings))
@@ -204,7 +204,7 @@ fn limit(query: &Query) -> Result<usize, Failure> {
 }
 
 fn bad_cursor(after: &str) -> Failure {
-    Failure::bad("bad_parameter", format!("after cannot be {after:?}; it is what `next` was in the page before"))
+    Failure::bad("bad_parameter", format!("after cannot be {after:?}; it is the `next` of the previous page"))
 }
 
 /// One worker, with its jobs.

@@ -31,7 +31,7 @@ async fn read(
     patience: Duration,
 ) -> Result<Vec<u8>, Failure> {
     let too_large = || {
-        let message = format!("the body may have {most} bytes");
+        let message = format!("the body is larger than {most} bytes");
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     };
     if body.size_hint().lower() > most as u64 {
@@ -42,7 +42,7 @@ async fn read(
     loop {
         let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
         let frame = timeout_at(end, frame).await.map_err(|_| {
-            Failure::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body came too slowly, or not at all")
+            Failure::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "timeout while reading the body")
         })?;
         let frame = match frame {
             None => return Ok(bytes),

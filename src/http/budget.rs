@@ -114,7 +114,7 @@ impl Share {
 
 /// The error for an exhausted budget.
 pub(super) fn too_much() -> Failure {
-    Failure::busy("too_much_at_once", "other large bodies take all memory that they may")
+    Failure::busy("too_much_at_once", "memory budget for large bodies is exhausted")
 }
 
 /// Appends bytes without allocating for more than `most` bytes in total.

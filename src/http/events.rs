@@ -47,8 +47,8 @@ pub(super) fn events(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = Arc::clone(&call.interface);
     let permit = Arc::clone(&interface.streams).try_acquire_owned();
-    let permit = permit
-        .map_err(|_| Failure::busy("too_many_streams", format!("there are {STREAMS} streams of events already")))?;
+    let permit =
+        permit.map_err(|_| Failure::busy("too_many_streams", format!("too many event streams (limit {STREAMS})")))?;
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopped = Box::pin(interface.stop.clone().cancelled_owned());

@@ -83,7 +83,7 @@ pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
         // overlap.
         None => match tokio::spawn(round(Arc::clone(&interface), call.actor.address.clone(), known)).await {
             Ok(told) => told?,
-            Err(_) => return Err(Failure::busy("stopped", "the server ended before all had answered")),
+            Err(_) => return Err(Failure::busy("stopped", "the server stopped before all answers were received")),
         },
     };
     if body.len() <= SMALL {
@@ -220,7 +220,7 @@ impl Said {
 fn worker(id: &WorkerId, answer: &[u8], now_unix_s: f64) -> Result<Vec<u8>, String> {
     let status: Status = read_answer(answer)?;
     if status.id != *id {
-        return Err(format!("it says that its id is {}", status.id));
+        return Err(format!("it reports a different id: {}", status.id));
     }
     Ok(to_json(&WorkerView::new(status, now_unix_s)))
 }

@@ -49,7 +49,7 @@ pub(super) fn admit(settings: &Settings, peer: Peer, request: &Request<Body>) ->
         check_site(settings, host.as_deref(), request.headers())?;
         check_form(request.headers())?;
         if settings.read_only {
-            let message = "this server is set to be looked at only (http-read-only)";
+            let message = "this server is read-only (http-read-only)";
             return Err(Failure::new(StatusCode::FORBIDDEN, "read_only", message));
         }
         if check_token(settings, peer, request.headers())? {
@@ -64,11 +64,11 @@ fn host(request: &Request<Body>) -> Result<Option<String>, Failure> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let header = hosts.next();
     if hosts.next().is_some() {
-        return Err(Failure::bad("bad_host", "there are two Host headers"));
+        return Err(Failure::bad("bad_host", "multiple Host headers"));
     }
     let header = match header.map(HeaderValue::to_str).transpose() {
         Ok(header) => header.map(str::to_ascii_lowercase),
-        Err(_) => return Err(Failure::bad("bad_host", "the Host header is no name")),
+        Err(_) => return Err(Failure::bad("bad_host", "the Host header is not a valid name")),
     };
     if header.is_none() && request.version() > Version::HTTP_10 {
         return Err(Failure::bad("bad_host", "the Host header is missing"));
@@ -91,7 +91,7 @@ fn check_host(settings: &Settings, peer: Peer, host: &str) -> Result<(), Failure
     if is_fine {
         return Ok(());
     }
-    let message = format!("this server does not go by the name {name:?}; --http-host gives it names");
+    let message = format!("host name {name:?} is not allowed; add it with --http-host");
     Err(Failure::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", message))
 }
 
@@ -112,7 +112,7 @@ fn address_of(name: &str) -> Option<IpAddr> {
 
 /// Rejects cross-site requests of browsers.
 fn check_site(settings: &Settings, host: Option<&str>, headers: &HeaderMap) -> Result<(), Failure> {
-    let refusal = || Failure::new(StatusCode::FORBIDDEN, "cross_site", "pages of other sites may change nothing here");
+    let refusal = || Failure::new(StatusCode::FORBIDDEN, "cross_site", "cross-site requests may not change anything");
     if let Some(site) = headers.get(FETCH_SITE)
         && site != "same-origin"
         && site != "none"
@@ -137,7 +137,7 @@ fn check_form(headers: &HeaderMap) -> Result<(), Failure> {
     if is_json(headers) || (is_vouched_for && !headers.contains_key(CONTENT_TYPE)) {
         return Ok(());
     }
-    let message = "send `Content-Type: application/json`, or without a body `X-Requested-With:` and any word";
+    let message = "send `Content-Type: application/json`, or without a body `X-Requested-With:` with any value";
     Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message))
 }
 
@@ -156,8 +156,8 @@ fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<b
         if peer.is_local && !PROXIED.iter().any(|header| headers.contains_key(header)) {
             return Ok(false);
         }
-        let message = "no token is set (http-token), and without one nothing can be changed over an address that others \
-                       reach, or through a proxy";
+        let message = "no token is configured (http-token); without one, changes are not allowed over a non-loopback \
+                       address or through a proxy";
         return Err(Failure::new(StatusCode::FORBIDDEN, "no_token_set", message));
     }
     let Some(authorization) = headers.get(AUTHORIZATION) else {
@@ -170,7 +170,7 @@ fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<b
     if given.is_some_and(|given| settings.tokens.have(|token| is_same(given, token))) {
         Ok(true)
     } else {
-        Err(Failure::new(StatusCode::UNAUTHORIZED, "token_wrong", "this is not the token of http-token"))
+        Err(Failure::new(StatusCode::UNAUTHORIZED, "token_wrong", "wrong token (see http-token)"))
     }
 }
 

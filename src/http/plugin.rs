@@ -89,7 +89,7 @@ impl Listener for PluginListener {
             let result = cancel.run_until_cancelled(serve(peer, packets, to_server, &limits, &holder)).await;
             match result.unwrap_or(Err(Unanswered::OutOfMemory)) {
                 Ok(()) => debug!("answered an HTTP request of {name}"),
-                Err(Unanswered::SlowReader) => info!("Closed {name}: it does not read its answer over HTTP"),
+                Err(Unanswered::SlowReader) => info!("Closed {name}: slow reader over HTTP"),
                 Err(error) => debug!("no answer to {name} over HTTP: {error}"),
             }
         });
@@ -100,17 +100,17 @@ impl Listener for PluginListener {
 /// Why a peer gets no response.
 #[derive(Debug, thiserror::Error)]
 enum Unanswered {
-    #[error("what it sent is no request that gearmand answers")]
+    #[error("unsupported request")]
     NoRequest,
-    #[error("its request did not come in time")]
+    #[error("timeout while reading the request")]
     TooSlow,
-    #[error("it went away, or sent what nobody asked for")]
+    #[error("disconnected, or sent unexpected data")]
     Gone,
     #[error("the job server closed its connection")]
     Closed,
-    #[error("it does not take its answer")]
+    #[error("slow reader")]
     SlowReader,
-    #[error("memory is short, and it takes its answer too slowly")]
+    #[error("slow reader, and memory is short")]
     OutOfMemory,
     #[error(transparent)]
     Io(#[from] io::Error),

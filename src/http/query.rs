@@ -23,7 +23,7 @@ impl Query {
             let name = String::from_utf8_lossy(&decode(name)).into_owned();
             if !known.contains(&name.as_str()) {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                let message = format!("there is no parameter {name:?} here; there is: {known}");
+                let message = format!("unknown parameter {name:?}; known parameters: {known}");
                 return Err(Failure::bad("unknown_parameter", message));
             }
             if parameters.iter().any(|(earlier, _)| *earlier == name) {

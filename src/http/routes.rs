@@ -119,7 +119,7 @@ impl Reading {
     /// The limit of concurrent readers is reached.
     fn new(kind: &Arc<Semaphore>, time: Duration, abort: &CancellationToken) -> Result<Self, Failure> {
         let permit = Arc::clone(kind).try_acquire_owned().map_err(|_| {
-            Failure::busy("too_many_readers", "others are reading long answers such as this one; try again")
+            Failure::busy("too_many_readers", "too many concurrent readers of large responses; try again")
         })?;
         let (end, abort) = (CancellationToken::new(), abort.clone());
         let is_read = end.clone();
@@ -149,7 +149,7 @@ impl Call {
     fn new(interface: Arc<Interface>, pattern: &str, request: Request) -> Result<Self, Failure> {
         let (Parts { uri, headers, mut extensions, .. }, body) = request.into_parts();
         let (Some(actor), Some(Abort(abort))) = (extensions.remove::<Actor>(), extensions.remove()) else {
-            return Err(Failure::new(StatusCode::FORBIDDEN, "not_admitted", "nobody is known to ask"));
+            return Err(Failure::new(StatusCode::FORBIDDEN, "not_admitted", "request was not authorized"));
         };
         // Paths are decoded here, since a name may not be UTF-8.
         let name = pattern.split('/').zip(uri.path().split('/')).find(|(part, _)| part.starts_with('{'));
@@ -191,7 +191,7 @@ pub(super) fn router(interface: &Arc<Interface>) -> Router {
     }
     let missing = || async { Failure::missing("no_such_route", "there is nothing at this address").into_response() };
     let wrong_method = || async {
-        let message = "this address has other methods: see the header Allow";
+        let message = "method not allowed: see the header Allow";
         Failure::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message).into_response()
     };
     router.fallback(missing).method_not_allowed_fallback(wrong_method)

@@ -172,7 +172,7 @@ impl Acceptor {
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((socket, address)) => self.start(socket, Peer { address: address.ip().to_canonical(), is_local }),
-                Err(error) if is_of_peer(&error) => debug!("an HTTP connection was given up: {error}"),
+                Err(error) if is_of_peer(&error) => debug!("an HTTP connection failed before it was accepted: {error}"),
                 Err(error) => {
                     warn!("cannot accept HTTP connections: {error}; trying again");
                     if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() {
@@ -189,7 +189,7 @@ impl Acceptor {
         }
         let Some(slot) = self.slots.take(peer.address) else {
             self.interface.counts.refused.add(1);
-            debug!("refused the HTTP connection of {}: there are too many (http-max-connections)", peer.address);
+            debug!("rejected the HTTP connection of {}: too many connections (http-max-connections)", peer.address);
             match Arc::clone(&self.slots.lingering).try_acquire_owned() {
                 Ok(permit) => drop(self.tasks.spawn(refuse(socket, permit))),
                 // It fits into the empty send buffer of a new socket, or is lost.
@@ -247,7 +247,7 @@ async fn serve(interface: Arc<Interface>, router: Router, socket: TcpStream, pee
         result = connection.as_mut() => result,
         () = abort.cancelled() => {
             interface.counts.slow_readers.add(1);
-            debug!("the HTTP connection of {} ended: it takes too long to read an answer", peer.address);
+            debug!("the HTTP connection of {} was closed: slow reader", peer.address);
             return;
         }
         () = stop.cancelled() => {
@@ -260,7 +260,7 @@ async fn serve(interface: Arc<Interface>, router: Router, socket: TcpStream, pee
         if error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(is_timeout) {
             interface.counts.slow_readers.add(1);
         }
-        debug!("the HTTP connection of {} ended: {error}", peer.address);
+        debug!("the HTTP connection of {} was closed: {error}", peer.address);
     }
 }
 

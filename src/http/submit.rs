@@ -95,13 +95,10 @@ impl Job {
         let packet_type = match (self.due_unix_s, self.background, priority) {
             (Some(_), true, PriorityName::Normal) => PacketType::SubmitJobEpoch,
             (Some(_), true, _) => {
-                return Err(Failure::bad(
-                    "bad_body",
-                    "a job that is due later has normal priority; leave priority out",
-                ));
+                return Err(Failure::bad("bad_body", "scheduled jobs must have normal priority; omit priority"));
             }
             (Some(_), false, _) => {
-                return Err(Failure::bad("bad_body", "nobody can wait for a job that is due later; set background"));
+                return Err(Failure::bad("bad_body", "scheduled jobs must be background jobs; set background"));
             }
             (None, true, PriorityName::High) => PacketType::SubmitJobHighBg,
             (None, true, PriorityName::Normal) => PacketType::SubmitJobBg,
@@ -119,7 +116,7 @@ impl Job {
 pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     if !is_json(&call.headers) {
-        let message = "the body is to be JSON, with `Content-Type: application/json`";
+        let message = "the body must be JSON, with `Content-Type: application/json`";
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
     }
     let interface = Arc::clone(&call.interface);
@@ -146,7 +143,7 @@ pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
 /// Takes a permit for waiting.
 fn wait(interface: &Interface) -> Result<OwnedSemaphorePermit, Failure> {
     let permit = Arc::clone(&interface.waits).try_acquire_owned();
-    permit.map_err(|_| Failure::busy("too_many_waits", format!("{WAITS} requests wait for jobs already")))
+    permit.map_err(|_| Failure::busy("too_many_waits", format!("too many requests wait for jobs (limit {WAITS})")))
 }
 
 fn wants_events(headers: &HeaderMap) -> bool {
@@ -162,7 +159,7 @@ fn lost(error: &io::Error) -> Failure {
 }
 
 fn stopping() -> Failure {
-    Failure::busy("server_stopping", "the server closed the connection; it stops, or it has too many")
+    Failure::busy("server_stopping", "the server closed the connection; it is stopping, or has too many connections")
 }
 
 /// Sends a job, and waits for its handle.
@@ -207,7 +204,7 @@ impl Collected {
     /// Appends a part of the result, up to the limit.
     fn add(&mut self, part: &[u8]) -> Result<(), Failure> {
         if self.bytes.len() + part.len() > self.most {
-            let message = "the result is too long for one answer; ask for text/event-stream";
+            let message = "the result is too large for one response; request text/event-stream";
             return Err(Failure::new(StatusCode::BAD_GATEWAY, "result_too_large", message));
         }
         self.share.hold(self.bytes.capacity().max(self.bytes.len() + part.len()))?;
@@ -292,7 +289,7 @@ fn ended(error: &io::Error) -> Bytes {
     event(
         "error",
         &if error.kind() == io::ErrorKind::OutOfMemory {
-            Ended { code: "too_much_at_once", message: "other large results take all memory that they may" }
+            Ended { code: "too_much_at_once", message: "memory budget for large results is exhausted" }
         } else {
             Ended { code: "server_stopping", message: "the server closed the connection" }
         },

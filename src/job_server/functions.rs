@@ -74,14 +74,14 @@ impl JobServer {
         let is_listed_by_priority =
             (0..Priority::ALL.len()).all(|index| function.is_ready(index) == (function.ready_places[index] != NONE));
         let is_listed_if_unused = function.is_unused() == (function.unused_place != NONE);
-        let (has_settings, had_settings) = (function.has_settings(), function.counted_with_settings);
+        let (has_settings, is_counted) = (function.has_settings(), function.counted_with_settings);
         if !is_listed_by_priority {
             self.list_if_ready(slot);
         }
         if !is_listed_if_unused {
             self.list_if_unused(slot);
         }
-        if has_settings != had_settings {
+        if has_settings != is_counted {
             self.functions[slot as usize].counted_with_settings = has_settings;
             let count = self.functions_with_settings;
             self.functions_with_settings = if has_settings { count + 1 } else { count - 1 };

@@ -238,6 +238,11 @@ impl PageLinks {
         self.0.push(Neighbours { previous: NONE, next: NONE });
     }
 
+    /// Whether `page` is all of the list with this head.
+    pub(super) fn is_alone(&self, head: u32, page: u32) -> bool {
+        head == page && self.0[page as usize].next == NONE
+    }
+
     /// Inserts a page that is in no list at the head of one.
     pub(super) fn push(&mut self, head: &mut u32, page: u32) {
         self.0[page as usize] = Neighbours { previous: NONE, next: *head };

@@ -244,7 +244,9 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> usize {
         let meant = self.meant(who);
-        self.work_budget.spend_entries(self.connections.len());
+        if !matches!(who, Who::Connection(_)) {
+            self.work_budget.spend_entries(self.connections.len());
+        }
         let concerned = self.count_concerned(&meant, functions);
         for connection in &meant {
             self.make_rules_stale(*connection);

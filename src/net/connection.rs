@@ -92,10 +92,9 @@ pub struct Limits {
 pub async fn serve(
     server: Arc<Server>,
     limits: Limits,
-    gauges: ConnectionGauges,
+    gauges: Arc<ConnectionGauges>,
     stream: impl AsyncRead + AsyncWrite + AsFd + Unpin,
 ) {
-    let gauges = Arc::new(gauges);
     gauges.connected_ms.set(server.clock.now().unix_us / 1000);
     gauges.heard_ms.set(gauges.connected_ms.get());
     let account = server.pressure.account();
@@ -550,4 +549,16 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 /// Its peer has to read first. Output that other connections produce for it does not stop there.
 pub(super) fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
     outbox.has_room(ANSWERS_MAX.min(limits.output / 4 * 3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of workers are idle most of the time.
+    #[test]
+    fn a_connection_is_small() {
+        let size = size_of::<Connection<tokio::net::TcpStream>>();
+        assert!(size <= 896, "{size}");
+    }
 }

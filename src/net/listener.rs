@@ -170,7 +170,7 @@ impl Acceptor {
         }
         stats.accepted.add(1);
         debug!("Accepted connection from {peer}");
-        let gauges = ConnectionGauges::new(stream.as_raw_fd(), peer);
+        let gauges = Arc::new(ConnectionGauges::new(stream.as_raw_fd(), peer));
         let acceptor = Arc::clone(self);
         self.tasks.spawn(async move {
             serve(Arc::clone(&acceptor.server), limits, gauges, stream).await;

@@ -66,14 +66,14 @@ pub(super) fn queue(config_file: Option<PathBuf>) -> Result<(Location, Arc<str>)
     };
     if is_in_state_directory && !default_file.exists() {
         return Err(ToolError::Open(format!(
-            "the server's queue would be {}, which is not there; name another with --from, the server's \
-             --config-file, or its port with GEARMAND_PORT",
+            "the server's queue {} does not exist; name another with --from, the server's --config-file, or its port \
+             with GEARMAND_PORT",
             default_file.display()
         )));
     }
     let location = location(&config.queue, default_file).ok_or_else(|| {
         ToolError::Usage(
-            "the settings of the server keep jobs in memory, where they cannot be read; name a queue with --from, or \
+            "the server is configured to keep jobs in memory, where they cannot be read; name a queue with --from, or \
              the server's --config-file"
                 .to_owned(),
         )
@@ -86,7 +86,7 @@ pub(super) fn handle_prefix(tool: &str) -> Arc<str> {
     match settings(None) {
         Ok(config) => config.job_handle_prefix.into(),
         Err(errors) => {
-            tell(tool, format_args!("the settings of the server are wrong, and not used: {errors}"));
+            tell(tool, format_args!("the server's settings are invalid, and are ignored: {errors}"));
             let matches = config::command().get_matches_from(["gearmand"]);
             let defaults = resolve(&Sources::command_line_only(matches));
             defaults.map_or_else(|_| "H:".into(), |resolved| resolved.config.job_handle_prefix.into())

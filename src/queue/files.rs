@@ -36,7 +36,7 @@ pub(super) fn compact(location: &Location) -> Result<u8, ToolError> {
         writeln!(io::stdout(), "{location}: {before} bytes before, {after} now")?;
         return Ok(0);
     }
-    Err(ToolError::Usage(format!("{location} is in a database, which reuses its space by itself")))
+    Err(ToolError::Usage(format!("{location} is in a database, which reuses free space by itself")))
 }
 
 /// Reports a missing queue differently from one that fails.
@@ -56,6 +56,6 @@ fn means(location: &Location) -> String {
             format!("mysqldump --single-transaction {database} {table} {table}_meta {table}_settings")
         }
         Location::Redis { .. } => "BGSAVE, and then its dump.rdb, or its appendonlydir".to_owned(),
-        Location::Sqlite { .. } => "a build that knows SQLite".to_owned(),
+        Location::Sqlite { .. } => "a build that supports SQLite".to_owned(),
     }
 }

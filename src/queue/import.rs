@@ -40,25 +40,25 @@ const MARK_DUE_S: u64 = 0x7fff_ffff;
     after_help = "QUEUE is a path of a SQLite file, sqlite:PATH[?table=T], postgres://USER:PASSWORD@HOST:PORT/DB?table=T, \
     'postgres:host=... dbname=... [table=T]', mysql://USER:PASSWORD@HOST:PORT/DB?table=T or \
     redis://:PASSWORD@HOST:PORT?prefix=P. Queues of C++ gearmand are read in every form.\n\n\
-    Stop the servers of both queues first: a queue that a server of this program holds is refused; of a C++ gearmand \
-    nothing can be seen. Jobs keep their order, priority, due time, unique id and attempts; they keep their handles where \
-    the target has given no higher number, else they get the next ones. What is left in the source are entries that \
-    make no sense.\n\n\
+    Stop the servers of both queues first: a queue that a server of this program holds is rejected; a running C++ \
+    gearmand cannot be detected. Jobs keep their order, priority, due time, unique id and attempts; they keep their \
+    handles if the target has assigned no higher number, otherwise they get the next ones. Only invalid entries are left in \
+    the source.\n\n\
     An import that was interrupted, or that failed, has removed nothing that is not in the target. Run it again, before a \
     server uses the target: jobs that were copied are not copied twice, and none is lost. Until then the target \
-    holds a scheduled job of the function gearmand-import as a mark. A job whose function and unique id are in the \
-    target already is not copied either, as the server would join the two.\n\n\
-    Exit status: 0 all jobs were moved, 1 a queue failed, and nothing was lost, 2 usage, 3 a queue is not there, cannot be \
-    reached, or is held by a server."
+    holds a scheduled job of the function gearmand-import as a marker. A job whose function and unique id are in the \
+    target already is not copied either, since a server would coalesce the two.\n\n\
+    Exit status: 0 all jobs were moved, 1 a queue failed, and nothing was lost, 2 usage, 3 a queue does not exist, \
+    cannot be reached, or is held by a server."
 )]
 pub struct ImportArgs {
-    /// The queue to empty
+    /// The source queue
     #[arg(long, value_name = "QUEUE", value_parser = QueueUrlParser)]
     from: QueueUrl,
-    /// The queue to fill; it is made where it is not there
+    /// The target queue; created if it does not exist
     #[arg(long, value_name = "QUEUE", value_parser = QueueUrlParser)]
     to: QueueUrl,
-    /// Leave the jobs in the source too
+    /// Keep the jobs in the source
     #[arg(long)]
     keep: bool,
     /// Show no progress bar, not even on a terminal
@@ -112,11 +112,11 @@ pub(super) fn run(args: &ImportArgs) -> Result<u8, ToolError> {
     }
     let Moved { copied, known, removed, set_aside } = outcome?;
     if set_aside > 0 {
-        tell("import", format_args!("{set_aside} entries of {from} make no sense; they were set aside there"));
+        tell("import", format_args!("{set_aside} invalid entries of {from} were quarantined there"));
     }
     let known = if known > 0 { format!(", {known} were there already") } else { String::new() };
     let left =
-        if args.keep { ", and all are in the source too".to_owned() } else { format!(", {removed} left the source") };
+        if args.keep { ", and all are still in the source".to_owned() } else { format!(", {removed} left the source") };
     writeln!(io::stdout(), "{copied} jobs copied to {to}{known}{left}")?;
     Ok(0)
 }
@@ -290,12 +290,12 @@ impl Import<'_> {
         // Above the numbers of all jobs that will be copied.
         let number = here.last_number.max(there.last_number).saturating_add(here.jobs).saturating_add(1);
         if number > NUMBER_MAX {
-            let text = "numbers of jobs are used up in one of the queues: let the source be worked off where it is, and begin with \
+            let text = "job numbers are exhausted in one of the queues: let workers drain the source, and start with \
                         an empty queue";
             return Err(ToolError::Store(text.to_owned()));
         }
         let workload = format!(
-            "{}\n{}\nAn import into this queue is under way, or was interrupted: then run it again.\n",
+            "{}\n{}\nAn import into this queue is running, or was interrupted: then run it again.\n",
             there.last_number, self.from
         );
         let parts = StoredParts {
@@ -311,7 +311,7 @@ impl Import<'_> {
             workload: workload.as_bytes(),
         };
         let job = StoredJob::new(parts)
-            .map_err(|why| ToolError::Store(format!("the mark of the import is no job: {why}")))?;
+            .map_err(|why| ToolError::Store(format!("the marker of the import is invalid: {why}")))?;
         let key = job.key();
         self.target.commit(&Changes { adds: vec![job], sync: true, ..Changes::default() })?;
         Ok(key)
@@ -367,8 +367,8 @@ impl Import<'_> {
             }
             if removed >= jobs {
                 return Err(ToolError::Store(
-                    "the source still holds jobs after all were removed; their copies are in the target, so empty the \
-                     source by hand"
+                    "the source still holds jobs after all were removed; their copies are in the target, so delete \
+                     them from the source by hand"
                         .to_owned(),
                 ));
             }
@@ -400,7 +400,7 @@ fn read(
     };
     source.replay(&mut |mut job, has_workload| {
         if !has_workload && is_wanted {
-            failure = Some(format!("the source gives job {} without its workload", job.handle()));
+            failure = Some(format!("the source returned job {} without its workload", job.handle()));
             is_wanted = false;
         }
         if !is_wanted {

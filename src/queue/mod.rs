@@ -39,9 +39,9 @@ const EXIT_UNREACHABLE: u8 = 3;
 /// The tools for queues, as subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Tool {
-    /// Look into a queue: list, count or verify the jobs that are kept; copy its file, or make it smaller
+    /// Inspect a queue: list, count or verify the stored jobs; copy its file, or shrink it
     Queue(QueueArgs),
-    /// Move all jobs of one queue into another
+    /// Move all jobs from one queue to another
     Import(ImportArgs),
 }
 

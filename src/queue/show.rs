@@ -31,18 +31,19 @@ const NUMBERS: [bool; 8] = [false, false, false, false, false, true, true, true]
     after_help = "QUEUE is a path of a SQLite file, sqlite:PATH[?table=T], postgres://USER:PASSWORD@HOST:PORT/DB?table=T, \
     'postgres:host=... dbname=... [table=T]', mysql://USER:PASSWORD@HOST:PORT/DB?table=T or \
     redis://:PASSWORD@HOST:PORT?prefix=P. Without --from it is the queue that the server's configuration file and \
-    environment name. Nothing in it is changed, and a server may be using it; only compact changes the file, and a server must not.\n\n\
-    Exit status: 0 all is well, 1 entries make no sense or the queue failed while it was read, 2 usage, 3 the queue is not \
-    there or cannot be reached."
+    environment name. Nothing in it is changed, and a server may be using it; only compact changes the file, and \
+    requires that no server uses it.\n\n\
+    Exit status: 0 all is well, 1 there are invalid entries or reading the queue failed, 2 usage, 3 the queue \
+    does not exist or cannot be reached."
 )]
 pub struct QueueArgs {
-    /// The queue [default: that of the server]
+    /// The queue [default: the server's]
     #[arg(long, global = true, value_name = "QUEUE", value_parser = QueueUrlParser)]
     from: Option<QueueUrl>,
-    /// The configuration file of the server whose queue it is
+    /// The configuration file of the server that uses the queue
     #[arg(long, global = true, value_name = "PATH", conflicts_with = "from")]
     config_file: Option<PathBuf>,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -56,21 +57,21 @@ enum Action {
         /// Only jobs of this function
         #[arg(short, long, value_name = "NAME")]
         function: Option<String>,
-        /// Only the first N of them
+        /// Only the first N jobs
         #[arg(short = 'n', long, value_name = "N")]
         limit: Option<u64>,
     },
     /// Count the jobs of each function, by priority
     Count,
-    /// Read everything and tell whether it makes sense
+    /// Read and validate all jobs
     Verify,
-    /// Copy the file of a queue as it is at one moment, also while a server uses it
+    /// Copy the file of a queue as a consistent snapshot, also while a server uses it
     Backup {
-        /// The copy; there must be nothing of that name
+        /// The target file, which must not exist
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Make the file of a queue smaller that no server uses; a running server does it by itself when hardly a job is left
+    /// Shrink the file of a queue that is not in use; a running server does so when it is almost empty
     Compact,
 }
 
@@ -270,9 +271,9 @@ pub(super) fn verify(
     } else {
         writeln!(out, "{location}: {sound} jobs are sound")?;
         for (number, what) in [
-            (set_aside, "entries make no sense; a server would set them aside"),
-            (disordered, "jobs have a number out of order; a server would give them others"),
-            (joined, "jobs have the function and unique id of an earlier one; a server would join them"),
+            (set_aside, "entries are invalid; a server would quarantine them"),
+            (disordered, "jobs have a number out of order; a server would renumber them"),
+            (joined, "jobs have the function and unique id of an earlier one; a server would coalesce them"),
         ] {
             if number > 0 {
                 writeln!(out, "{number} {what}")?;

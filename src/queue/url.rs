@@ -42,11 +42,11 @@ impl FromStr for QueueUrl {
             "mysql" | "mariadb" => mysql_url(rest),
             "redis" => redis_url(rest),
             gone if GONE.contains(&gone) => Err(
-                "jobs cannot be read out of this queue: let the old server work them off (send it USR1 once clients use \
+                "jobs cannot be read from this queue: let the old server finish them (send it USR1 once clients use \
                  the new one, and leave it its workers until it ends)"
                     .to_owned(),
             ),
-            _ => Err(format!("there is no queue of the kind {scheme}; write {FORMS} (./FILE for a file with a colon)")),
+            _ => Err(format!("unknown kind of queue {scheme}; write {FORMS} (./FILE for a file with a colon)")),
         }
         .map(Self)
     }
@@ -142,10 +142,10 @@ fn redis_url(rest: &str) -> Result<Location, String> {
     query.no_others("prefix")?;
     let Authority { user, password, host, port, path } = Authority::of(address, REDIS_PORT)?;
     if !user.is_empty() && user != "default" {
-        return Err("a user of Redis cannot be named; write redis://:PASSWORD@HOST:PORT".to_owned());
+        return Err("a Redis user cannot be given; write redis://:PASSWORD@HOST:PORT".to_owned());
     }
     if !path.is_empty() && path != "0" {
-        return Err("gearmand uses the database 0 of Redis; write redis://:PASSWORD@HOST:PORT?prefix=P".to_owned());
+        return Err("gearmand uses database 0 of Redis; write redis://:PASSWORD@HOST:PORT?prefix=P".to_owned());
     }
     let prefix = query.own.into_iter().next().unwrap_or_else(|| defaults::REDIS_PREFIX.to_owned());
     Ok(Location::Redis { host, port, password, prefix })
@@ -163,7 +163,7 @@ impl Query {
         let name = |pair: &String| pair.split('=').next().unwrap_or_default().to_owned();
         self.others
             .first()
-            .map_or(Ok(()), |pair| Err(format!("there is no `{}` in it; only {known} can follow the ?", name(pair))))
+            .map_or(Ok(()), |pair| Err(format!("unknown parameter `{}`; only {known} can follow the ?", name(pair))))
     }
 }
 
@@ -179,7 +179,9 @@ fn cut_query<'text>(text: &'text str, keys: &[&str]) -> Result<(&'text str, Quer
             Some((key, _)) if !keys.contains(&key) => query.others.push(pair.to_owned()),
             _ => {
                 let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-                return Err(format!("`{name}` says nothing; write NAME=VALUE behind the ?, and %3F for a ? in a name"));
+                return Err(format!(
+                    "empty query parameter `{name}`; write NAME=VALUE after the ?, and %3F for a ? in a name"
+                ));
             }
         }
     }
@@ -198,7 +200,7 @@ struct Authority {
 
 impl Authority {
     fn of(text: &str, default_port: u16) -> Result<Self, String> {
-        let rest = text.strip_prefix("//").ok_or_else(|| format!("// is missing behind the colon; write {FORMS}"))?;
+        let rest = text.strip_prefix("//").ok_or_else(|| format!("// is missing after the colon; write {FORMS}"))?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         // A password may contain an @, a host may not.
         let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -241,7 +243,7 @@ fn decoded_bytes(text: &str) -> Result<Vec<u8>, String> {
         }
         let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
         let value = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
-        bytes.push(value.ok_or("a % stands before two hexadecimal digits; write %25 for a % itself")?);
+        bytes.push(value.ok_or("% must be followed by two hexadecimal digits; write %25 for a % itself")?);
     }
     Ok(bytes)
 }
@@ -325,7 +327,7 @@ mod tests {
         for (text, part) in [
             ("", "sqlite:PATH"),
             ("sqlite:", "path is missing"),
-            ("oracle://h", "no queue of the kind oracle"),
+            ("oracle://h", "unknown kind of queue oracle"),
             ("memcached://h", "USR1"),
             ("libdrizzle:x", "USR1"),
             ("postgres:", "dbname"),
@@ -334,10 +336,10 @@ mod tests {
             ("mysql:h/d", "// is missing"),
             ("mysql://h:x/d", "port"),
             ("mysql://[::1]x/d", "port"),
-            ("mysql://h/d?tabel=t", "no `tabel`"),
-            ("mysql://h/d?table=", "says nothing"),
+            ("mysql://h/d?tabel=t", "unknown parameter `tabel`"),
+            ("mysql://h/d?table=", "empty query parameter"),
             ("mysql://u:%zz@h/d", "%25"),
-            ("redis://u:p@h", "user of Redis"),
+            ("redis://u:p@h", "Redis user"),
             ("redis://h/3", "database 0"),
         ] {
             let error = text.parse::<QueueUrl>().expect_err(text);

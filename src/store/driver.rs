@@ -38,7 +38,7 @@ impl Driver {
     /// The process has no file descriptors left.
     pub(super) fn new() -> Result<Self, StoreError> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
-            StoreError::new(StoreFailure::Io, format!("no runtime for the driver of the database: {error}"))
+            StoreError::new(StoreFailure::Io, format!("cannot start the runtime of the database driver: {error}"))
         })?;
         Ok(Self { runtime })
     }
@@ -139,16 +139,16 @@ impl<E: DriverError> Failed<E> {
             Self::Connecting => (
                 StoreFailure::Unreachable,
                 format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
-                "see whether it runs and whether its address is right".to_owned(),
+                "check that it is running and that its address is correct".to_owned(),
             ),
             Self::NoAnswer => (
                 StoreFailure::Unreachable,
                 format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
-                format!("see whether it runs, and what it waits for ({})", E::WAITS),
+                format!("check that it is running, and what it waits for ({})", E::WAITS),
             ),
             Self::NoDirectory(directory) => (
                 StoreFailure::Unreachable,
-                format!("there is no directory {directory} for the server's socket"),
+                format!("the directory {directory} of the server's socket does not exist"),
                 format!("see {}", E::SOCKET),
             ),
             Self::Here(failure, reason) => (*failure, reason.clone(), String::new()),
@@ -230,7 +230,7 @@ impl<S: Session> Keeper<S> {
         let done = match self.attempt(connect, async |session: &mut S| work(session, false).await) {
             Err(Attempt::Work(failed)) if failed.is_passing() => {
                 let error = failed.explain(name, purpose);
-                tracing::warn!("{error}: trying again at once with a new connection");
+                tracing::warn!("{error}: retrying with a new connection");
                 self.attempt(connect, async |session: &mut S| work(session, true).await)
             }
             done => done,
@@ -294,9 +294,7 @@ pub(super) fn signed(number: u64) -> i64 {
 
 /// Error text for rows that were inserted but do not exist.
 pub(super) fn swallowed(inserted: u64, jobs: usize) -> String {
-    format!(
-        "of {jobs} rows {inserted} were inserted: a trigger or rule of the table leaves out the others; see what it is for"
-    )
+    format!("only {inserted} of {jobs} rows were inserted: a trigger or rule of the table drops the others; check why")
 }
 
 /// The consumer of the jobs.

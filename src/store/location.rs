@@ -98,7 +98,7 @@ impl Location {
             Self::Redis { .. } => Ok(Box::new(super::redis::Redis::open(self, access, prefix)?)),
             #[allow(unreachable_patterns, reason = "which of them are left depends on the features")]
             Self::Sqlite { .. } | Self::Postgres { .. } | Self::Mysql { .. } | Self::Redis { .. } => {
-                Err(StoreError::new(StoreFailure::Refused, format!("{self}: this build has no such store")))
+                Err(StoreError::new(StoreFailure::Refused, format!("{self}: this build does not support this store")))
             }
         }
     }

@@ -255,7 +255,7 @@ pub type HasWorkload = bool;
 
 /// The lock holder to name in an error if no other server is connected to the database.
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
-const OUR_LAST: &str = "our connection of before, which the database has not given up yet";
+const OUR_LAST: &str = "our previous connection, which the database has not closed yet";
 
 /// How many of these workloads, given their lengths, fit into one read of `most_bytes`. At least one.
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]

@@ -219,7 +219,7 @@ impl Store for Mysql {
             self.with_session("read jobs", async |session| replay::run(session, access, &mut prefixes, take).await)?;
         if replayed.set_aside > 0 && access == Access::Own {
             tracing::warn!(
-                "{}: {} rows made no sense and were moved to {}_set_aside, with the reason",
+                "{}: {} invalid rows were quarantined in {}_set_aside, with the reason",
                 self.name,
                 replayed.set_aside,
                 self.table
@@ -230,7 +230,7 @@ impl Store for Mysql {
 
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         if self.access == Access::Read {
-            let text = format!("{}: could not keep jobs: the table was opened for reading", self.name);
+            let text = format!("{}: could not keep jobs: the table was opened read-only", self.name);
             return Err(StoreError::new(StoreFailure::ReadOnly, text));
         }
         if let Some(text) = changes::refusal(changes, self.packet_max) {

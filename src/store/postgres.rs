@@ -153,8 +153,8 @@ impl Postgres {
             self.warned = true;
             // Jobs can be lost, so this is logged at a level that is on by default.
             tracing::error!(
-                "{}: the server is set to answer before jobs are on its disk (synchronous_commit or fsync is off); \
-                 synchronous_commit is switched on for jobs that are to be kept, fsync is for the server's operator to do",
+                "{}: the server acknowledges commits before they are on its disk (synchronous_commit or fsync is off); \
+                 synchronous_commit is enabled for durable jobs; enable fsync in the server's configuration",
                 self.name
             );
         }
@@ -207,7 +207,7 @@ impl Store for Postgres {
             self.with_session("read jobs", async |session| replay::run(session, access, &mut prefixes, take).await)?;
         if replayed.set_aside > 0 && access == Access::Own {
             tracing::warn!(
-                "{}: {} rows made no sense and were moved to {}_set_aside, with the reason",
+                "{}: {} invalid rows were quarantined in {}_set_aside, with the reason",
                 self.name,
                 replayed.set_aside,
                 self.table

@@ -139,7 +139,7 @@ impl Redis {
         let done = match self.attempt(&work) {
             (true, Err(failed)) if failed.is_severed() => {
                 let error = self.error(&failed, purpose);
-                tracing::warn!("{error}: trying again at once with a new connection");
+                tracing::warn!("{error}: retrying with a new connection");
                 self.attempt(work).1
             }
             (_, done) => done,
@@ -197,8 +197,8 @@ impl Redis {
             && !format.parse().is_ok_and(|format: u32| format <= FORMAT)
         {
             let text = format!(
-                "the queue has format {format}, and this program knows formats up to {FORMAT}; use the newer program \
-                 that wrote it"
+                "the queue has format {format}, and this program supports formats up to {FORMAT}; use the newer \
+                 program that wrote it"
             );
             return Err(Failed::Here(StoreFailure::Corrupt, text));
         }
@@ -259,7 +259,7 @@ impl Redis {
         }
         if !self.warned {
             tracing::warn!(
-                "{}: it is not known whether another gearmand uses the same keys, since CLIENT is not allowed: {error}",
+                "{}: cannot check whether another gearmand uses the same keys, since CLIENT is not allowed: {error}",
                 self.name
             );
         }
@@ -288,15 +288,14 @@ impl Redis {
                 self.name
             ),
             _ => tracing::warn!(
-                "{}: it is not known whether Redis keeps acknowledged jobs, since CONFIG GET is not allowed; appendonly \
+                "{}: cannot check whether Redis keeps acknowledged jobs, since CONFIG GET is not allowed; appendonly \
                  should be yes and appendfsync always",
                 self.name
             ),
         }
         if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
             tracing::error!(
-                "{}: Redis may throw jobs away when its memory is full, since maxmemory-policy is {policy}; set it to \
-                 noeviction",
+                "{}: Redis may evict jobs when out of memory, since maxmemory-policy is {policy}; set it to noeviction",
                 self.name
             );
         }
@@ -317,7 +316,7 @@ impl Store for Redis {
         let replayed = self.with_connection("read jobs", |store, connection| replay::run(store, connection, take))?;
         if replayed.set_aside > 0 && self.access == Access::Own {
             tracing::warn!(
-                "{}: {} keys made no sense and were renamed to {}",
+                "{}: {} invalid keys were quarantined as {}",
                 self.name,
                 replayed.set_aside,
                 self.keys.set_aside(b"*", 0).escape_ascii()
@@ -328,12 +327,12 @@ impl Store for Redis {
 
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         if self.access == Access::Read {
-            let text = format!("{}: could not keep jobs: the queue was opened for reading", self.name);
+            let text = format!("{}: could not keep jobs: the queue was opened read-only", self.name);
             return Err(StoreError::new(StoreFailure::ReadOnly, text));
         }
         if let Some(job) = changes.adds.iter().find(|job| job.workload().len() > self.value_max) {
             let text = format!(
-                "{}: the workload of {} has {} bytes, more than Redis takes: its proto-max-bulk-len is {}; raise it",
+                "{}: the workload of {} has {} bytes, more than Redis accepts: its proto-max-bulk-len is {}; raise it",
                 self.name,
                 job.handle(),
                 job.workload().len(),

@@ -264,7 +264,7 @@ impl Store for SqliteStore {
 
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         if self.lock.is_none() {
-            let text = format!("SQLite file {}: it was opened to look, and cannot be changed", self.path.display());
+            let text = format!("SQLite file {}: it was opened read-only", self.path.display());
             return Err(StoreError::new(StoreFailure::ReadOnly, text));
         }
         self.check_files()?;
@@ -320,7 +320,7 @@ impl Store for SqliteStore {
         }
         self.check_files()?;
         let had_slack = self.had_slack;
-        self.had_slack = self.with_file("cannot make it smaller", |file| {
+        self.had_slack = self.with_file("cannot compact it", |file| {
             let is_loose = maintenance::has_slack(file)?;
             // Only if both checks found slack: shrinking for a recurring backlog would only make the file
             // grow again.
@@ -379,7 +379,7 @@ impl SqliteStore {
             return Ok(());
         }
         let (queue, path) = (self.queue.clone(), self.path.clone());
-        let done = self.with_file("cannot set rows aside", |file| replay::set_aside(file, &queue, &path, &found));
+        let done = self.with_file("cannot quarantine rows", |file| replay::set_aside(file, &queue, &path, &found));
         if done.is_err() {
             self.aside.add(found);
         }

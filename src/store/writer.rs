@@ -351,14 +351,15 @@ impl Writer {
                     for (key, edit) in self.owed.refused(part) {
                         let (number, from, to) = (key.number, key.function, edit.function);
                         error!(
-                            "the store refuses a change, and job {number} of {from}, now of {to}, stays as it was: {error}"
+                            "the store rejected an edit; job {number} stays as stored ({from} -> {to} not saved): \
+                             {error}"
                         );
                     }
                 }
                 Err(error) if error.failure == StoreFailure::Refused && !part.settings.is_empty() => {
                     self.has_refused = true;
                     error!(
-                        "the store refuses what the operator has decided, and a restart will undo the last {} decisions: {error}",
+                        "the store rejected operator settings; a restart will revert the last {}: {error}",
                         part.settings.len()
                     );
                 }
@@ -382,7 +383,7 @@ impl Writer {
                 Ok(())
             }
             Err(error) if error.failure == StoreFailure::Refused => {
-                error!("the store refuses a job: {error}");
+                error!("the store rejected a job: {error}");
                 Err(self.give_up(error.failure, changes))
             }
             Err(error) => {
@@ -435,7 +436,7 @@ impl Writer {
         let now = Instant::now();
         let known = self.failing.take().filter(|known| known.failure == error.failure);
         if known.is_none() {
-            error!("the store fails, and background jobs are refused: {error}");
+            error!("the store is failing, and background jobs are rejected: {error}");
         }
         self.stats.store.failures.add(1);
         self.stats.store.set_state(StoreState::Failing(error.text.clone()));
@@ -473,7 +474,7 @@ impl Writer {
 
     fn work_again(&mut self) {
         if let Some(failing) = self.failing.take() {
-            audit!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
+            audit!("the store works again after {:.1} s", failing.since.elapsed().as_secs_f64());
             self.stats.store.set_state(StoreState::Working);
         }
     }
@@ -552,7 +553,7 @@ impl Writer {
             return;
         }
         if self.unreadable.as_ref() != Some(&error.text) {
-            error!("a job cannot be read, and waits: {error}");
+            error!("cannot read a job, which stays queued: {error}");
             self.unreadable = Some(error.text.clone());
         }
     }
@@ -571,12 +572,12 @@ impl Writer {
         if is_failed && !self.is_missing() {
             let mut outcomes = self.owed.outcomes();
             if self.unsynced_since.is_some() {
-                outcomes.push("what was committed last is lost if the machine stops soon".to_owned());
+                outcomes.push("the last commits are not synced: they are lost if the machine fails soon".to_owned());
             }
             if outcomes.is_empty() {
-                warn!("the store fails at the end, and all changes were committed before");
+                warn!("the store failed at shutdown; all changes had been committed");
             } else {
-                error!("the store could not be written at the end: {}", outcomes.join(", "));
+                error!("the store failed at shutdown: {}", outcomes.join(", "));
             }
         }
     }

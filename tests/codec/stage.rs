@@ -124,7 +124,7 @@ impl Stage {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let gauges = ConnectionGauges::new(theirs.as_raw_fd(), name.to_owned());
+        let gauges = Arc::new(ConnectionGauges::new(theirs.as_raw_fd(), name.to_owned()));
         let stream = tokio::net::UnixStream::from_std(theirs).unwrap();
         self.connections.spawn(serve(Arc::clone(&self.server), self.limits, gauges, stream));
         Peer { stream: ours, unsent: Vec::new(), received: Vec::new(), has_ended: false }

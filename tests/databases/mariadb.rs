@@ -41,8 +41,11 @@ fn passwords(database: &MariaDb) {
     };
     battery::cannot_open(&at("127.0.0.1", "wr0ng", DATABASE), "1045");
     battery::cannot_open(&at("127.0.0.1", "", DATABASE), "MySQL asks for a password: add --mysql-password=...");
-    battery::cannot_open(&at("127.0.0.1", PASSWORD, "nowhere"), "see user, password and database");
-    battery::cannot_open(&at(&database.instance.file("no/socket"), "wr0ng", DATABASE), "there is no directory");
+    battery::cannot_open(&at("127.0.0.1", PASSWORD, "nowhere"), "check user, password and database");
+    battery::cannot_open(
+        &at(&database.instance.file("no/socket"), "wr0ng", DATABASE),
+        "of the server's socket does not exist",
+    );
     // A socket may come to be when the server starts.
     let error = try_open(&at(&database.instance.file("absent"), "wr0ng", DATABASE), Access::Own).err();
     assert_eq!(error.expect("no socket").failure, gearmand::job_server::StoreFailure::Unreachable);

@@ -46,7 +46,10 @@ fn passwords(database: &Postgres) {
     battery::cannot_open(&of_user("password=wr0ng"), "SQLSTATE 28P01");
     battery::cannot_open(&at(format!("host={directory} dbname=postgres user=nobody_here")), "nobody_here");
     battery::cannot_open(&at(format!("host={directory} dbname=nowhere user={USER}")), "create the database");
-    battery::cannot_open(&at(format!("host={directory}/no dbname=postgres user={USER}")), "there is no directory");
+    battery::cannot_open(
+        &at(format!("host={directory}/no dbname=postgres user={USER}")),
+        "of the server's socket does not exist",
+    );
     battery::cannot_open(&at("password=wr0ng nonsense".to_owned()), "the connection string is not valid");
     // A socket may come to be when the server starts.
     let error = try_open(&at(format!("host={directory} port=1 user={USER}")), Access::Own).err();

@@ -48,8 +48,8 @@ fn passwords(database: &Redis) {
         prefix: "passwords".to_owned(),
     };
     battery::cannot_open(&at("127.0.0.1", ""), "Redis asks for a password: add --redis-password=...");
-    battery::cannot_open(&at("127.0.0.1", "wr0ng"), "see the password");
-    battery::cannot_open(&at(&database.instance.file("no/socket"), "wr0ng"), "there is no directory");
+    battery::cannot_open(&at("127.0.0.1", "wr0ng"), "check the password");
+    battery::cannot_open(&at(&database.instance.file("no/socket"), "wr0ng"), "the directory of the server's socket");
 }
 
 /// Keys that merely share the prefix are nobody's jobs.

@@ -281,7 +281,7 @@ fn a_file_that_is_gone_is_told_of_by_an_idle_server_and_at_the_end() {
         }
         scene.await_shown("state", "failing");
         let log = scene.server.log();
-        assert!(log.contains(if is_cut { "was cut" } else { "before you stop the server" }), "{log}");
+        assert!(log.contains(if is_cut { "was truncated" } else { "before you stop the server" }), "{log}");
         if is_worked_off {
             scene.work(5);
         }
@@ -310,13 +310,14 @@ fn a_disk_without_room_for_small_jobs_is_full() {
             scene.await_shown("state", "failing");
             assert!(scene.shown("error").contains("the disk is full"), "{}", scene.shown("error"));
         }
-        assert_eq!(count_lines(&scene, "the store fails"), 1, "{}", scene.server.log());
+        assert_eq!(count_lines(&scene, "the store is failing"), 1, "{}", scene.server.log());
         // Each job that ends is replaced at once where there is room.
         for _ in 0..jobs {
             wait_for("a job", || scene.work_one().then_some(()));
             scene.submit();
         }
-        let (fails, works) = (count_lines(&scene, "the store fails"), count_lines(&scene, "the store works again"));
+        let (fails, works) =
+            (count_lines(&scene, "the store is failing"), count_lines(&scene, "the store works again"));
         assert!(fails <= 4 && works <= 4, "{}", scene.server.log());
         while scene.work_one() {}
         scene.expect_room();

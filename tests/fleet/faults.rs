@@ -103,7 +103,7 @@ pub(crate) fn a_second_monitor_stands_by(implementation: Implementation) {
     let (world, first) = ready(implementation);
     let second = world.monitor_that_is_heard();
     let said = second.line().expect("a line");
-    assert!(said.contains("stands by"), "{said}");
+    assert!(said.contains("standby: monitor "), "{said}");
     let before = world.status();
     drop(first);
     let after =
@@ -157,7 +157,7 @@ pub(crate) fn workers_that_end_as_told_are_no_failures(implementation: Implement
     crate::world::run(&mut world.fleet(&["--timeout", "60s", "stop", "web2"]));
     let status = world.settled("the host is empty", |status| workers(status).iter().all(|w| w["host"] != "web2"));
     let events = status["events"].as_array().cloned().unwrap_or_default();
-    let ended: Vec<&Value> = events.iter().filter(|event| event["why"] == "it has ended as it was to").collect();
+    let ended: Vec<&Value> = events.iter().filter(|event| event["why"] == "exited as requested").collect();
     assert_eq!(ended.len(), 3, "{status}");
     assert!(events.iter().all(|event| event["error"].is_null()), "{status}");
     // Whoever was told to end is not missed.

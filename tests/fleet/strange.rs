@@ -87,11 +87,11 @@ pub(crate) fn two_connections_are_told_from_two_workers(implementation: Implemen
     let status = world.wait("a server that is listed twice is told", |status| {
         !strange(status, "list each server once in its GEARMAN_SERVERS").is_empty()
     });
-    assert_eq!(strange(&status, "two workers"), [""; 0]);
+    assert_eq!(strange(&status, "duplicate id"), [""; 0]);
     refuser(&world, 11);
     refuser(&world, 12);
     world.wait("two workers with one id are told", |status| {
-        let lines = strange(status, "two workers answer to refuser");
+        let lines = strange(status, "duplicate id refuser: two workers");
         lines.iter().any(|line| line.contains("process 11 on elsewhere, process 12 on elsewhere"))
     });
 }
@@ -133,9 +133,9 @@ pub(crate) fn of_two_monitors_one_gives_way(implementation: Implementation) {
     signal(&first, Signal::SIGSTOP);
     let second = world.monitor_that_is_heard();
     wait_for("the second one takes the first one for dead", || {
-        second.line().expect("a line").contains("taken for dead").then_some(())
+        second.line().expect("a line").contains("considered dead").then_some(())
     });
-    wait_for("it looks after the fleet", || second.line().expect("a line").contains("looks after").then_some(()));
+    wait_for("it looks after the fleet", || second.line().expect("a line").contains("monitoring fleet").then_some(()));
     signal(&first, Signal::SIGCONT);
     let end = Instant::now() + PATIENCE;
     let monitors = || {

@@ -91,8 +91,8 @@ fn a_burst_is_met_and_given_back() {
     case.expect(&[]);
     case.wait(3);
     case.expect(&[
-        "unregister c mail: 1 worker for mail wanted, 3 there: no more were needed for 60s",
-        "unregister b mail: 1 worker for mail wanted, 3 there: no more were needed for 60s",
+        "unregister c mail: 1 worker for mail wanted, 3 there: lower demand for 60s",
+        "unregister b mail: 1 worker for mail wanted, 3 there: lower demand for 60s",
     ]);
 }
 
@@ -151,15 +151,15 @@ fn jobs_that_wait_too_long_are_timed_here_if_the_server_does_not_tell() {
 #[test]
 fn a_version_is_rolled_out_with_a_successor_first() {
     let mut case = Case::new("version = \"2\"\n[functions.mail]", &["a web1 1 mail -"]);
-    let plan = case.expect(&["start a web1: for one that is being replaced on web1"]);
+    let plan = case.expect(&["start a web1: replacement of a worker on web1"]);
     assert_eq!((plan.outdated.len(), plan.is_settled()), (1, false));
     case.expect(&[]);
     case.put("b web1 2 - mail");
-    case.expect(&["register b mail: for one that is being replaced on web1"]);
+    case.expect(&["register b mail: replacement of a worker on web1"]);
     // The registration was lost.
-    case.expect(&["register b mail: for one that is being replaced on web1"]);
+    case.expect(&["register b mail: replacement of a worker on web1"]);
     case.put("b web1 2 mail -");
-    case.expect(&["exit a: a is of version 1, wanted 2"]);
+    case.expect(&["exit a: a has version 1, wanted 2"]);
     // It finishes its job first: until then it is not done.
     let old = case.observed.workers.get_mut(&id("a")).unwrap();
     old.is_leaving = true;
@@ -206,10 +206,10 @@ fn the_first_worker_waits_for_no_cool_down() {
 #[test]
 fn a_host_without_the_new_code_is_told_of_and_tried_again_later() {
     let mut case = Case::new("version = \"2\"\n[functions.mail]", &["a web1 1 mail -", "z web2 1 - mail"]);
-    case.expect(&["start a web1: for one that is being replaced on web1"]);
+    case.expect(&["start a web1: replacement of a worker on web1"]);
     case.put("b web1 1 - mail");
     let plan = case.decide().1;
-    let problem = "web1: it starts workers of version 1, not 2: is the new code there?";
+    let problem = "web1: started a worker of version 1 instead of 2; is the new code installed?";
     assert_eq!(plan.unmet, [format!("{problem}, next try in 30s")]);
     // Meanwhile the next host has its turn.
     assert_eq!(plan.memory.replacing.as_deref(), Some("web2"));
@@ -228,7 +228,7 @@ fn a_spare_is_right_if_its_version_is_wanted_for_something_that_it_could_do() {
     // One that could only do what is wanted of another version gives way.
     case.put("d web1 1 - index");
     case.put("e web1 2 - index");
-    case.expect(&["exit d: d is of version 1, wanted 2"]);
+    case.expect(&["exit d: d has version 1, wanted 2"]);
 }
 
 #[test]
@@ -250,9 +250,9 @@ fn a_worker_that_does_not_come_is_waited_for_and_then_not_asked_for_all_the_time
     assert!(case.expect(&[]).unmet.is_empty());
     case.wait(1);
     let plan = case.expect(&[]);
-    let said = ["mail: 2 workers wanted, 1 there: no worker starts on web1"].map(str::to_owned);
+    let said = ["mail: 2 workers wanted, 1 there: cannot start workers on web1"].map(str::to_owned);
     assert_eq!(plan.unmet[..1], said);
-    assert_eq!(plan.unmet[1], "web1: a worker that was started did not come within 30s, next try in 30s");
+    assert_eq!(plan.unmet[1], "web1: started worker did not register within 30s, next try in 30s");
     for pause in [30, 60, 120, 240, 480, 600, 600] {
         case.wait(pause - 1);
         case.expect(&[]);
@@ -274,7 +274,7 @@ fn a_function_moves_to_another_host() {
     let mut case = Case::new("[functions.mail]\nhosts = [\"web2\"]", &["a web1 1 mail -", "b web2 1 - mail"]);
     case.expect(&["register b mail: 1 worker for mail wanted, 0 there: at least 1"]);
     case.put("b web2 1 mail -");
-    case.expect(&["unregister a mail: mail is not for web1, and others do it now"]);
+    case.expect(&["unregister a mail: mail is not for web1; other workers took over"]);
 }
 
 #[test]
@@ -294,11 +294,11 @@ fn a_stopped_host_is_left_by_all() {
 fn what_cannot_be_is_told() {
     let unmet = |text: &str, workers: &[&str]| Case::new(text, workers).decide().1.unmet;
     let mail = "[functions.mail]\nmin = 2";
-    assert_eq!(unmet(mail, &[]), ["mail: 2 workers wanted, 0 there: there is no worker on an allowed host"]);
-    let said = ["mail: 2 workers wanted, 0 there: no worker on an allowed host can do it"];
+    assert_eq!(unmet(mail, &[]), ["mail: 2 workers wanted, 0 there: no worker on an allowed host"]);
+    let said = ["mail: 2 workers wanted, 0 there: no worker on an allowed host offers it"];
     assert_eq!(unmet(mail, &["a web1 1 - index"]), said);
     let full = format!("max_workers_per_host = 1\n{mail}");
-    assert_eq!(unmet(&full, &["a web1 1 mail -"]), ["mail: 2 workers wanted, 1 there: no host has room for more"]);
+    assert_eq!(unmet(&full, &["a web1 1 mail -"]), ["mail: 2 workers wanted, 1 there: no room for more on any host"]);
     let stopped = format!("stopped_hosts = [\"web1\"]\n{mail}");
     assert_eq!(
         unmet(&stopped, &["a web1 1 mail -"]),
@@ -310,7 +310,7 @@ fn what_cannot_be_is_told() {
 fn what_a_function_must_have_comes_before_what_others_would_like() {
     let text = "max_workers_per_host = 2\n[functions.index]\nmax = 4\n[functions.mail]\nmin = 1";
     let mut case = Case::new(text, &["a web1 1 index mail", "b web1 1 index mail"]);
-    case.expect(&["unregister b index: mail must have 1 and has 0, index has more than it must"]);
+    case.expect(&["unregister b index: mail has 0 of at least 1, index is above its minimum"]);
     case.put("b web1 1 - index,mail");
     case.expect(&["register b mail: 1 worker for mail wanted, 0 there: at least 1"]);
 }
@@ -321,7 +321,7 @@ fn spares_leave_after_a_while_but_the_last_of_its_kind() {
     let mut case = Case::new(text, &["a web1 1 - f", "b web1 1 - f", "c web1 1 - f", "d web1 1 - g"]);
     case.expect(&[]);
     case.wait(60);
-    case.expect(&["exit c: it has had no function for 60s", "exit b: it has had no function for 60s"]);
+    case.expect(&["exit c: no function in use for 60s", "exit b: no function in use for 60s"]);
     let mut case = Case::new("[hosts.web1]\nmax_workers = 2", &["a web1 1 - f", "b web1 1 - f", "c web1 1 x f"]);
     case.expect(&["exit b: web1 has more than 2 workers"]);
 }
@@ -395,7 +395,7 @@ fn a_worker_that_refuses_a_function_is_not_asked_for_it_all_the_time() {
     assert!(!case.memory.refusals.contains_key(&id("a")));
     // One that refused is kept until that is long ago.
     case.wait(601);
-    case.expect(&["exit b: it has had no function for 2731s"]);
+    case.expect(&["exit b: no function in use for 2731s"]);
 }
 
 #[test]
@@ -431,13 +431,13 @@ fn workers_are_spread_again_when_a_host_is_back() {
     case.put("x web2 1 - mail");
     case.put("y web2 1 - mail");
     case.observed.workers.get_mut(&id("p")).unwrap().running.insert("mail".to_owned());
-    let plan = case.expect(&["register x mail: web1 has more of mail: its workers are spread over the hosts"]);
+    let plan = case.expect(&["register x mail: spreading mail over hosts: web1 has more of it"]);
     assert!(plan.unmet.is_empty() && !plan.is_settled(), "{plan:?}");
     // It was lost on its way.
-    case.expect(&["register x mail: web1 has more of mail: its workers are spread over the hosts"]);
+    case.expect(&["register x mail: spreading mail over hosts: web1 has more of it"]);
     case.put("x web2 1 mail -");
     // One that is idle gives way.
-    case.expect(&["unregister q mail: web1 has more of mail than other hosts, and another one does it now"]);
+    case.expect(&["unregister q mail: web1 has more of mail than other hosts; a worker elsewhere took over"]);
     case.put("q web1 1 - mail");
     // Two and one is as even as three can be.
     assert!(case.expect(&[]).is_settled());
@@ -447,9 +447,9 @@ fn workers_are_spread_again_when_a_host_is_back() {
 fn one_worker_each_of_many_functions_is_spread_too() {
     let workers = ["p web1 1 a b,c", "q web1 1 b a,c", "r web1 1 c a,b", "x web2 1 - a,b,c"];
     let mut case = Case::new("[functions.a]\n[functions.b]\n[functions.c]", &workers);
-    case.expect(&["register x a: web1 has more of a: its workers are spread over the hosts"]);
+    case.expect(&["register x a: spreading a over hosts: web1 has more of it"]);
     case.put("x web2 1 a b,c");
-    case.expect(&["unregister p a: web1 has more of a than other hosts, and another one does it now"]);
+    case.expect(&["unregister p a: web1 has more of a than other hosts; a worker elsewhere took over"]);
     case.put("p web1 1 - a,b,c");
     assert!(case.expect(&[]).is_settled());
 }
@@ -458,7 +458,7 @@ fn one_worker_each_of_many_functions_is_spread_too() {
 fn a_move_that_cannot_be_made_is_given_up() {
     let workers = ["p web1 1 mail -", "q web1 1 mail -", "x web2 1 - mail"];
     let mut case = Case::new("[functions.mail]\nmin = 2\nhosts = [\"web*\"]", &workers);
-    case.expect(&["register x mail: web1 has more of mail: its workers are spread over the hosts"]);
+    case.expect(&["register x mail: spreading mail over hosts: web1 has more of it"]);
     // The host is gone again.
     case.observed.workers.remove(&id("x"));
     let plan = case.expect(&[]);

@@ -109,7 +109,7 @@ fn start(server: &Arc<Server>, stream: StdStream) {
         patience: Patience { reading: None, silence: None },
         first_byte_timeout: None,
     };
-    let gauges = ConnectionGauges::new(stream.as_raw_fd(), "peer".to_owned());
+    let gauges = Arc::new(ConnectionGauges::new(stream.as_raw_fd(), "peer".to_owned()));
     stream.set_nonblocking(true).expect("no waiting");
     let stream = UnixStream::from_std(stream).expect("a socket of the runtime");
     tokio::spawn(serve(Arc::clone(server), limits, gauges, stream));

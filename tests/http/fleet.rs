@@ -350,7 +350,7 @@ fn a_report_of_thousands_of_workers_is_read_and_an_endless_one_is_not() {
             return None;
         }
         assert_eq!((&web["error"], web["workers"].as_array().unwrap().len()), (&Value::Null, 4096));
-        assert!(zoo["error"].as_str().unwrap().contains("more than 16777216 bytes"), "{}", zoo["error"]);
+        assert!(zoo["error"].as_str().unwrap().contains("answer exceeds 16777216 bytes"), "{}", zoo["error"]);
         assert_eq!((&worker["error"], &worker["outdated"]), (&Value::Null, &json!(true)));
         assert_eq!(
             (&worker["pid"], &worker["memory_bytes"], &worker["state"]),
@@ -401,13 +401,13 @@ fn hostile_answers_hurt_nobody() {
         workers.iter().find(|worker| worker["id"] == id).unwrap_or_else(|| panic!("{id} in {fleet}")).clone()
     };
     for (id, why) in [
-        ("huge", "more than 1048576 bytes"),
-        ("deep", "no JSON object"),
-        ("junk", "no JSON object"),
-        ("empty", "no JSON object"),
-        ("failing", "a failure"),
-        ("liar", "its id is another"),
-        ("negative", "makes no sense"),
+        ("huge", "answer exceeds 1048576 bytes"),
+        ("deep", "not a JSON object"),
+        ("junk", "not a JSON object"),
+        ("empty", "not a JSON object"),
+        ("failing", "WORK_FAIL"),
+        ("liar", "different id: another"),
+        ("negative", "invalid answer: "),
     ] {
         let error = worker(id)["error"].as_str().map(str::to_owned);
         assert!(error.as_ref().is_some_and(|error| error.contains(why) && error.len() <= 512), "{id}: {error:?}");

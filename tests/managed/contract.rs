@@ -96,19 +96,19 @@ fn nonsense_is_told_so_and_changes_nothing() {
     monitor.register("a", &["echo"]);
     let deep = "[".repeat(100_000);
     for (workload, error) in [
-        ("", "the workload is no JSON"),
-        (&deep, "the workload is no JSON"),
-        ("[]", "the workload is no JSON object"),
+        ("", "workload is not JSON"),
+        (&deep, "workload is not JSON"),
+        ("[]", "workload is not a JSON object"),
         ("{}", "\"verb\" is missing"),
         (r#"{"verb": "dance"}"#, "\"verb\": \"dance\" is unknown"),
         (r#"{"verb": "registerFunction"}"#, "\"arguments.functions\" is missing"),
         (
             r#"{"verb": "registerFunction", "arguments": {"functions": ["gate", "dance"]}}"#,
-            "\"arguments.functions\": \"dance\" is no function",
+            "\"arguments.functions\": \"dance\" is not available on this worker",
         ),
         (
             r#"{"verb": "unregisterFunction", "arguments": {"functions": ["echo", "dance"]}}"#,
-            "\"arguments.functions\": \"dance\" is no function",
+            "\"arguments.functions\": \"dance\" is not available on this worker",
         ),
     ] {
         let answer = monitor.say("manage_a", workload.as_bytes());
@@ -158,8 +158,8 @@ fn names_come_from_options_then_the_environment() {
 fn a_command_line_that_makes_no_sense_ends_with_2() {
     let server = Server::ours(&[]);
     for (arguments, message) in [
-        (&["-f", "echo"][..], "with --managed it is NAME=COMMAND"),
-        (&["-f", "setId=cat"], "belongs to the contract"),
+        (&["-f", "echo"][..], "must be NAME=COMMAND with --managed"),
+        (&["-f", "setId=cat"], "is reserved for managing workers"),
         (&["-f", "f=cat", "--fleet-name", "a b"], "--fleet-name: \"a b\" must have"),
         (&["-f", "f=cat", "--version-file", "/nowhere"], "no version in /nowhere"),
         (&["-f", "f=cat", "-c", "2"], "cannot be used with"),

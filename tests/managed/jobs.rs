@@ -27,7 +27,10 @@ fn a_worker_that_is_told_to_exit_finishes_its_job() {
             json!({"verb": "reload"}),
         ] {
             let answer = monitor.say("manage_a", refused.to_string().as_bytes());
-            assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains("is leaving"), "{answer}");
+            assert!(
+                answer["ok"] == false && answer["error"].as_str().unwrap().contains("is shutting down"),
+                "{answer}"
+            );
         }
         monitor.ask("a", &json!({"verb": "version"}));
         assert_eq!(monitor.unregister("a", &["echo"])["functionInUse"], json!(["gate"]));

@@ -91,7 +91,7 @@ fn workers_end_after_their_job_when_the_keeper_is_gone() {
     wait_for_end(idle);
     monitor.wait_for_state("a", "leaving");
     let answer = monitor.say("manage_a", br#"{"verb": "newWorker"}"#);
-    assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains("is leaving"), "{answer}");
+    assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains("is shutting down"), "{answer}");
     gate.open("done");
     assert_eq!(client.result(&job), b"done");
     wait_for_end(busy);

@@ -101,7 +101,7 @@ pub(crate) fn functions_that_were_cut_are_put_right() {
     }
     let server = Server::ours(&words(&redis.debian_options("cut")));
     let log = server.log();
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("can be read in several ways")).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("are ambiguous")).collect();
     assert_eq!(lines.len(), 2, "{log}");
     let command = "gearmand admin move-jobs resize resize-image";
     let line = lines.iter().find(|line| line.contains(command)).unwrap_or_else(|| panic!("{log}"));

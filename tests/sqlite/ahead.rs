@@ -213,7 +213,7 @@ fn a_wal_that_was_cut_or_removed_is_not_hidden_by_zeros() {
     add(&mut *store, &[Kept::plain(2)]).unwrap();
     file.set_len(4000).unwrap();
     let error = store.prepare().unwrap_err();
-    assert!(error.text.contains("was cut"), "{error}");
+    assert!(error.text.contains("was truncated"), "{error}");
     assert_eq!(wal(&place), 4000, "zeros were written");
 }
 

@@ -65,7 +65,7 @@ fn a_file_that_another_program_holds_locked_is_an_error_and_passes() {
     let start = Instant::now();
     let error = add(&mut *store, &[Kept::plain(2)]).unwrap_err();
     assert_eq!(error.failure, StoreFailure::Locked, "{error}");
-    assert!(error.text.contains("end the program that holds it"), "{error}");
+    assert!(error.text.contains("end the program that holds the lock"), "{error}");
     assert!(start.elapsed() >= BUSY_AT_LEAST, "it did not wait");
     assert!(start.elapsed() < 3 * BUSY, "it waited {:?}", start.elapsed());
     other.execute_batch("COMMIT").unwrap();
@@ -96,9 +96,9 @@ fn a_reader_that_stays_holds_up_no_commit() {
 fn without_its_directory_the_file_is_refused() {
     let place = Place::new();
     let error = refusal(&place.path.join("no/such/file"));
-    assert!(error.text.contains("make its directory") || error.text.contains("Not a directory"), "{error}");
+    assert!(error.text.contains("create its directory") || error.text.contains("Not a directory"), "{error}");
     let error = refusal(&place.path.with_file_name("none").join("file"));
-    assert!(error.text.contains("make its directory"), "{error}");
+    assert!(error.text.contains("create its directory"), "{error}");
     let error = open(&place.path, false, Access::Read).map(drop).unwrap_err();
     assert!(error.text.contains(place.path.to_str().unwrap()), "{error}");
     assert!(!place.path.exists(), "who looks makes nothing");
@@ -257,7 +257,7 @@ fn after_a_failed_write_a_reader_holds_up_commits_until_it_has_gone() {
     assert_eq!(failed.unwrap_err().failure, StoreFailure::Io);
     let error = store.commit(&Changes::default()).unwrap_err();
     assert_eq!(error.failure, StoreFailure::Locked, "{error}");
-    assert!(error.text.contains("a reader holds it up"), "{error}");
+    assert!(error.text.contains("recovery after a failed write is blocked by a reader"), "{error}");
     reader.execute_batch("COMMIT").unwrap();
     store.commit(&Changes::default()).unwrap();
     assert_eq!(replay(&mut *store).0, [Kept::plain(1), Kept::plain(2)]);

@@ -41,7 +41,7 @@ fn a_file_that_is_moved_away_takes_no_jobs_until_it_is_back() {
         for suffix in suffixes {
             fs::rename(place.beside(suffix), away.path().join(format!("x{suffix}"))).unwrap();
         }
-        refuses(&mut *store, "was moved away or removed");
+        refuses(&mut *store, "was moved or deleted");
         assert!(!place.path.exists(), "another file was made");
         // What was there can be read meanwhile.
         assert!(store.load(&[Kept::plain(2).key()], 1 << 20).unwrap()[0].is_some());
@@ -66,10 +66,10 @@ fn a_file_that_is_removed_or_replaced_or_cut_takes_no_jobs() {
         fs::write(&place.path, b"").unwrap();
     };
     let changes: [(Change<'_>, &str); 4] = [
-        (&removed, "was moved away or removed"),
+        (&removed, "was moved or deleted"),
         (&replaced, "was replaced by another file"),
-        (&|place| cut(&place.path), "was cut"),
-        (&|place| cut(&place.beside("-wal")), "-wal was cut"),
+        (&|place| cut(&place.path), "was truncated"),
+        (&|place| cut(&place.beside("-wal")), "-wal was truncated"),
     ];
     for (change, words) in changes {
         let place = Place::new();

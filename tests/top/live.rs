@@ -26,7 +26,7 @@ fn our_server_is_shown_and_steered() {
     screen.shows("done: pause rev");
     paused("yes");
     screen.press(&["l"]);
-    screen.shows("how many jobs of rev may run at once, 0 for any number: _ (Enter: do it, Esc: do nothing)");
+    screen.shows("maximum running jobs of rev, 0 for no limit: _ (Enter: confirm, Esc: cancel)");
     screen.press(&["-l", "7"]);
     screen.press(&["Enter"]);
     screen.shows("done: limit running rev 7");
@@ -83,7 +83,7 @@ fn a_cpp_server_is_shown_and_a_job_cancelled() {
     let handles = submit(&server, "rev", 2);
     let mut worker = worker(&server, "me", &["rev"]);
     let screen = Screen::start(&server, 100, 20, &[]);
-    screen.shows("only what it tells");
+    screen.shows("limited data");
     screen.shows("rev 2 0 2 0 0 1");
     screen.press(&["p"]);
     screen.shows("a C++ gearmand can only cancel jobs");

@@ -48,7 +48,7 @@ fn what_a_cpp_server_tells() {
     grab(&mut worker);
     let (stdout, stderr, status) = run(&server, "top", &["--once"]);
     assert_eq!((stderr.as_str(), status), ("", Some(0)));
-    assert!(stdout.contains("C++ gearmand: only what it tells"), "{stdout}");
+    assert!(stdout.contains("C++ gearmand: limited data"), "{stdout}");
     assert!(stdout.contains("jobs: 2 queued, 1 running"), "{stdout}");
     let document = document(&server);
     assert_eq!(document["plain"], true);
@@ -83,7 +83,7 @@ fn without_a_terminal_or_a_server_it_says_so() {
     let server = Server::ours(&[]);
     let (stdout, stderr, status) = run(&server, "top", &[]);
     assert_eq!((stdout.as_str(), status), ("", Some(2)));
-    assert!(stderr.contains("is no terminal: use --once or --json"), "{stderr}");
+    assert!(stderr.contains("is not a terminal: use --once or --json"), "{stderr}");
     let mut server = server;
     server.terminate();
     let (stdout, stderr, status) = run(&server, "top", &["--once"]);

@@ -35,7 +35,7 @@ const JOB_COLUMNS: &[&str] =
 /// Which columns are shown.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Columns {
-    /// Columns of the table, between commas, or `all`; JSON has all of them
+    /// Columns of the table, separated by commas, or `all`; JSON has all of them
     #[arg(id = "shown_columns", long = "columns", value_name = "NAMES", value_delimiter = ',')]
     names: Vec<String>,
 }
@@ -43,31 +43,31 @@ pub(super) struct Columns {
 /// Which jobs are listed.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct JobFilter {
-    /// Only those of this function
+    /// Only jobs of this function
     #[arg(id = "of_function", long = "function", value_name = "NAME", value_parser = values::admin_name())]
     function: Option<String>,
-    /// Only those in this state
+    /// Only jobs in this state
     #[arg(id = "in_state", long = "state", value_name = "STATE", value_parser = ["scheduled", "queued", "running"])]
     state: Option<String>,
-    /// Only those with this unique id
+    /// Only jobs with this unique id
     #[arg(id = "with_unique", long = "unique", value_name = "ID", value_parser = values::admin_name())]
     unique: Option<String>,
-    /// Only those of this priority
+    /// Only jobs of this priority
     #[arg(id = "of_priority", long = "priority", value_name = "PRIORITY", value_parser = ["high", "normal", "low"])]
     priority: Option<String>,
-    /// Only those that a worker with this client id holds
+    /// Only jobs held by a worker with this client id
     #[arg(id = "of_client", long = "client", value_name = "ID", value_parser = values::admin_name())]
     client: Option<String>,
-    /// Only those for whose end a connection with this client id waits
+    /// Only jobs whose result a connection with this client id waits for
     #[arg(id = "waiting_client", long = "waiting", value_name = "ID", value_parser = values::admin_name())]
     waiting: Option<String>,
-    /// Only those that were submitted so long ago or earlier: 90s, 5m, 2h, 1d; without a unit: seconds
+    /// Only jobs at least this old: 90s, 5m, 2h, 1d; without a unit: seconds
     #[arg(id = "older_than", long = "older", value_name = "TIME", value_parser = values::time)]
     older: Option<std::time::Duration>,
-    /// How many at most
+    /// Maximum number of jobs
     #[arg(id = "most_jobs", long = "limit", value_name = "COUNT", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) limit: u32,
-    /// Where to go on, as the listing before said
+    /// Cursor from the previous listing
     #[arg(id = "after_cursor", long = "after", value_name = "CURSOR", value_parser = values::admin_name())]
     after: Option<String>,
     #[command(flatten)]
@@ -101,7 +101,7 @@ impl JobFilter {
 /// Whether to ask before many things are changed at once.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Sure {
-    /// Do not ask first, which is done where standard input is a terminal
+    /// Do not ask for confirmation, which happens only if standard input is a terminal
     #[arg(id = "sure", long = "yes", short = 'y')]
     yes: bool,
 }
@@ -109,7 +109,8 @@ pub(super) struct Sure {
 /// Which workers, and of which function.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Whose {
-    /// connection:ID, client:CLIENT_ID or host:ADDRESS; the latter two hold for those that come later too
+    /// connection:ID, client:CLIENT_ID or host:ADDRESS; the latter two also apply to workers that connect
+    /// later
     #[arg(value_parser = values::workers())]
     who: String,
     /// Only jobs of this function
@@ -125,13 +126,13 @@ pub(super) enum Action {
     /// List functions: queued jobs by priority, workers
     #[command(visible_alias = "priority-status")]
     Prioritystatus,
-    /// List connections and the functions that they do
+    /// List connections and the functions that they registered
     Workers,
-    /// List jobs: handle, failed attempts, abandoned, in the background
+    /// List jobs: handle, failed attempts, abandoned, background
     ShowJobs,
     /// List the unique ids of jobs
     ShowUniqueJobs,
-    /// Tell where background jobs are kept, and how that does (not known to C++ gearmand)
+    /// Show where background jobs are stored, and the state of the store (not known to C++ gearmand)
     ShowStore,
     /// List functions with their queues, workers, limits, totals, rates and times
     #[command(after_help = NEW)]
@@ -144,51 +145,51 @@ pub(super) enum Action {
     /// List jobs with their function, state, age and holder
     #[command(after_help = NEW)]
     ListJobs(JobFilter),
-    /// Tell all that is known of a job, with the beginning of its workload
+    /// Show everything about a job, with the beginning of its workload
     #[command(after_help = NEW)]
     ShowJob {
         /// As `submit` prints it and `list-jobs` lists it
         #[arg(value_parser = values::admin_name())]
         handle: String,
     },
-    /// Tell all that is known of a worker: its functions, and the jobs that it holds
+    /// Show everything about a worker: its functions, and the jobs that it holds
     #[command(after_help = NEW)]
     ShowWorker {
         /// As `show-workers` lists it
         #[arg(value_parser = values::admin_name())]
         id: String,
     },
-    /// Tell how the server does
+    /// Show the state of the server
     #[command(after_help = NEW)]
     ShowServer,
-    /// List the rules by which workers get no jobs
+    /// List the rules that withhold jobs from workers
     #[command(after_help = NEW)]
     ShowRules,
-    /// Withhold a function's jobs from all workers; it takes new jobs still
+    /// Withhold a function's jobs from all workers; new jobs are still accepted
     #[command(after_help = NEW)]
     Pause {
-        /// Its name
+        /// Name of the function
         #[arg(value_parser = values::admin_name())]
         function: String,
     },
-    /// Hand out a paused function's jobs again
+    /// Assign the jobs of a paused function again
     #[command(after_help = NEW)]
     Resume {
-        /// Its name
+        /// Name of the function
         #[arg(value_parser = values::admin_name())]
         function: String,
     },
     /// Limit how many jobs of a function run at once; 0 is no limit
     #[command(after_help = NEW)]
     LimitRunning {
-        /// Its name
+        /// Name of the function
         #[arg(value_parser = values::admin_name())]
         function: String,
-        /// How many
+        /// Maximum number of running jobs
         #[arg(value_parser = values::count, allow_negative_numbers = true)]
         most: u32,
     },
-    /// Cancel a job; the result of one that runs is dropped
+    /// Cancel a job; the result of a running one is dropped
     CancelJob {
         /// As `submit` prints it and `show-jobs` lists it
         #[arg(value_parser = values::admin_word)]
@@ -197,29 +198,29 @@ pub(super) enum Action {
     /// Cancel all jobs of a function
     #[command(after_help = NEW)]
     CancelJobs {
-        /// Its name
+        /// Name of the function
         #[arg(value_parser = values::admin_name())]
         function: String,
         #[command(flatten)]
         sure: Sure,
     },
-    /// Give a job that does not run to another function
+    /// Move a job that is not running to another function
     #[command(after_help = NEW)]
     MoveJob {
         /// As `submit` prints it and `list-jobs` lists it
         #[arg(value_parser = values::admin_name())]
         handle: String,
-        /// The name of the other function
+        /// Name of the other function
         #[arg(value_parser = values::admin_name())]
         function: String,
     },
-    /// Give all jobs of a function that do not run to another one
+    /// Move all jobs of a function that are not running to another one
     #[command(after_help = NEW)]
     MoveJobs {
-        /// Its name
+        /// Name of the function
         #[arg(value_parser = values::admin_name())]
         from: String,
-        /// The name of the other function
+        /// Name of the other function
         #[arg(value_parser = values::admin_name())]
         to: String,
         #[command(flatten)]
@@ -231,27 +232,27 @@ pub(super) enum Action {
         /// As `submit` prints it and `list-jobs` lists it
         #[arg(value_parser = values::admin_name())]
         handle: String,
-        /// The new one
+        /// New priority
         #[arg(value_parser = ["high", "normal", "low"])]
         priority: String,
     },
-    /// Do not wait until a scheduled job is due
+    /// Run a scheduled job now, before it is due
     #[command(after_help = NEW)]
     RunNow {
         /// As `submit` prints it and `list-jobs` lists it
         #[arg(value_parser = values::admin_name())]
         handle: String,
     },
-    /// Give workers no more jobs
+    /// Assign no more jobs to workers
     #[command(after_help = NEW)]
     Disable(Whose),
-    /// Give workers no more jobs; the state of one that holds none any more is `drained` in `show-workers`
+    /// Assign no more jobs to workers; `show-workers` shows `drained` for a worker that holds none any more
     #[command(after_help = NEW)]
     Drain(Whose),
-    /// Give workers jobs again
+    /// Assign jobs to workers again
     #[command(after_help = NEW)]
     Enable(Whose),
-    /// Close workers' connections; the jobs that they hold go back into the queue
+    /// Close workers' connections; the jobs that they hold are requeued
     #[command(after_help = NEW)]
     Kick {
         /// connection:ID, client:CLIENT_ID or host:ADDRESS
@@ -262,24 +263,26 @@ pub(super) enum Action {
     },
     /// Create a function without jobs or workers
     CreateFunction {
-        /// Its name
+        /// Name of the function
         #[arg(value_parser = values::admin_word)]
         function: String,
     },
-    /// Remove a function that nothing and nobody uses
+    /// Remove an unused function
     DropFunction {
-        /// Its name
+        /// Name of the function
         #[arg(value_parser = values::admin_name())]
         function: String,
     },
     /// Limit the number of jobs of a function; 0 is no limit
     ///
-    /// One limit is for all priorities. Two are for high and normal, three for high, normal and low. None removes the limits.
+    /// One limit applies to all priorities, two to high and normal, three to high, normal and low. None
+    /// removes the limits.
     Maxqueue {
-        /// Its name
+        /// Name of the function
         #[arg(value_parser = values::admin_name())]
         function: String,
-        /// How many jobs the function may have, of all priorities together, when one of this priority comes
+        /// Maximum number of jobs of the function, all priorities together, when a job of this priority
+        /// arrives
         #[arg(num_args = 0..=3, value_parser = values::count, allow_negative_numbers = true)]
         limits: Vec<u32>,
     },
@@ -291,13 +294,13 @@ pub(super) enum Action {
     /// Print the version of the server
     #[command(visible_alias = "server-version")]
     Version,
-    /// End the server, where it runs with --allow-shutdown
+    /// Shut the server down, if it runs with --allow-shutdown
     Shutdown {
         /// Let running jobs finish first
         #[arg(long)]
         graceful: bool,
     },
-    /// Send lines as they are and print the answers as they come
+    /// Send lines unchanged and print the raw answers
     Raw {
         /// One command of the text protocol each
         #[arg(required = true, value_name = "LINE", value_parser = values::admin_line)]
@@ -431,8 +434,8 @@ impl Action {
     pub(super) fn kept_for_later(&self) -> Option<String> {
         let of_function = |function: &str, undo: &str| {
             format!(
-                "nothing of the function {function} is there: this is kept until it comes, and shown by `gearmand admin \
-                 show-functions` (settings_only); `gearmand admin {undo}` takes it back"
+                "function {function} does not exist yet; the setting is kept until it does, and shown by `gearmand \
+                 admin show-functions` (settings_only); `gearmand admin {undo}` reverts it"
             )
         };
         match self {
@@ -444,13 +447,13 @@ impl Action {
                 Some(of_function(function, &format!("maxqueue {function}")))
             }
             Self::Disable(whose) | Self::Drain(whose) => Some(format!(
-                "no worker is concerned yet: the rule is kept for those that come, and shown by `gearmand admin \
-                 show-rules`; `gearmand admin {}` takes it back",
+                "no worker matches yet; the rule is kept for workers that connect later, and shown by `gearmand admin \
+                 show-rules`; `gearmand admin {}` reverts it",
                 whose.line("enable")
             )),
             Self::MoveJob { function: to, .. } | Self::MoveJobs { to, .. } => Some(format!(
-                "no job or worker of the function {to} was there: what is moved to it waits until a worker offers it; \
-                 `gearmand admin move-jobs {to} FUNCTION` moves it on"
+                "function {to} had no jobs and no workers; jobs moved to it wait until a worker registers it; \
+                 `gearmand admin move-jobs {to} FUNCTION` moves them to another one"
             )),
             _ => None,
         }

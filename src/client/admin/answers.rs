@@ -75,13 +75,13 @@ fn table_text(
         names => {
             if let Some(unknown) = names.iter().find(|name| table.column(name).is_none()) {
                 let known = listing::printable(&table.columns.join(", "));
-                return Err(ToolError::Usage(format!("--columns: there is no {unknown}, but {known}")));
+                return Err(ToolError::Usage(format!("--columns: unknown column {unknown}; known: {known}")));
             }
             table.select(names).text_within(now_unix_ms, room)
         }
     };
     if let Some(next) = &table.next {
-        text.extend(["(there are more: --after ", &listing::printable(next), ")\n"]);
+        text.extend(["(more: --after ", &listing::printable(next), ")\n"]);
     }
     Ok(text)
 }
@@ -143,7 +143,7 @@ mod tests {
     fn a_table_has_the_columns_that_are_wanted() {
         let lines = [&b"# name high workers later"[..], b"rev\t1\t2\t3", b"# next 5"].map(<[u8]>::to_vec);
         let table = Table::parse(&lines).unwrap();
-        let more = "(there are more: --after 5)\n";
+        let more = "(more: --after 5)\n";
         let text = |wanted: &[&str], usual: &[&str]| {
             let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
             table_text(table.clone(), &wanted, usual, 0, None)
@@ -152,7 +152,8 @@ mod tests {
         assert_eq!(text(&["high"], &["name"]).unwrap(), format!("HIGH\n   1\n{more}"));
         let why = text(&["high", "bogus"], &["name"]).unwrap_err();
         assert!(
-            matches!(why, ToolError::Usage(_)) && why.to_string().contains("bogus, but name, high, workers, later")
+            matches!(why, ToolError::Usage(_))
+                && why.to_string().contains("unknown column bogus; known: name, high, workers, later")
         );
         let all = text(&["all"], &["name"]).unwrap();
         assert!(all.starts_with("NAME  HIGH  WORKERS  LATER\n"), "{all}");

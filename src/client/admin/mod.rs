@@ -19,18 +19,18 @@ use crate::protocol::text::read_name;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 the server answered OK or with a list, 1 it answered ERR, 2 usage, 3 no server \
-    could be reached or none answered in time. Of several servers the first that can be reached is asked."
+    reachable or no answer in time. Of several servers, the first reachable one is used."
 )]
 pub struct AdminArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Print JSON, one document a line
+    /// Print JSON, one document per line
     #[arg(long, global = true)]
     json: bool,
-    /// Print answers as they are on the wire
+    /// Print answers as received
     #[arg(long, global = true, conflicts_with = "json")]
     raw: bool,
-    /// Repeat a list in this interval, such as 5s or 1m, until interrupted; without a unit: seconds
+    /// Repeat a list at this interval, such as 5s or 1m, until interrupted; without a unit: seconds
     #[arg(long, global = true, value_name = "TIME", value_parser = values::time)]
     watch: Option<Duration>,
     /// Time limit for an answer; without a unit: seconds
@@ -46,7 +46,7 @@ pub(super) async fn run(args: AdminArgs) -> Result<u8, ToolError> {
     let action = args.action.clone().unwrap_or(Action::Status);
     let Some(interval) = args.watch else {
         if !confirm(&action)? {
-            tell("admin", format_args!("nothing was changed"));
+            tell("admin", format_args!("cancelled, nothing changed"));
             return Ok(EXIT_FAILED);
         }
         return ask_all(&args, &servers, &action).await;
@@ -129,7 +129,7 @@ fn complain(address: &ServerAddress, action: &Action, why: &[u8]) {
     }
     let unknown: [&[u8]; 3] = [b"UNKNOWN_COMMAND", b"UNKNOWN_SHOW_ARGUMENTS", b"UNKNOWN_ERROR"];
     if matches!(action, Action::Shutdown { .. }) && why.starts_with(b"UNKNOWN_COMMAND") {
-        tell("admin", format_args!("the server does not allow it: it needs --allow-shutdown"));
+        tell("admin", format_args!("the server does not allow shutdown: it needs --allow-shutdown"));
     } else if action.is_new() && unknown.iter().any(|code| why.starts_with(code)) {
         tell(
             "admin",
@@ -205,7 +205,7 @@ impl Asker<'_> {
                 heard = Instant::now();
             } else if table.next.is_some() && heard.elapsed() >= self.timeout {
                 let (address, limit) = (self.address, self.timeout.as_secs_f64());
-                let why = "raise --timeout for a search through many millions";
+                let why = "raise --timeout to search many millions of jobs";
                 return Err(ToolError::Unreachable(format!("no job from {address} within {limit} s: {why}")));
             }
             if table.next.is_none() || found >= filter.limit {

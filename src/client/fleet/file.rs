@@ -131,7 +131,7 @@ impl DesiredFile {
         if theirs == ours {
             return Ok(());
         }
-        Err(format!("it is for the fleet \"{theirs}\", this is the monitor of \"{ours}\""))
+        Err(format!("the file is for the fleet \"{theirs}\", this is the monitor of \"{ours}\""))
     }
 
     /// Writes this text to the file and puts it into effect.
@@ -140,14 +140,14 @@ impl DesiredFile {
     /// Why it is invalid, or why the file cannot be written; nothing is changed then.
     pub(super) fn replace(&mut self, text: &str) -> Result<String, String> {
         if text.len() as u64 > FILE_MAX {
-            return Err(format!("longer than {FILE_MAX} bytes"));
+            return Err(format!("desired state is longer than {FILE_MAX} bytes"));
         }
         let desired = Desired::parse(text)?;
         self.check_fleet(&desired)?;
         write(&self.path, text)?;
         self.mark = mark(&self.path);
         self.change_to(desired)?;
-        Ok(format!("{} has it", self.path.display()))
+        Ok(format!("saved to {}", self.path.display()))
     }
 
     /// Whether the file itself stops a host.
@@ -193,7 +193,7 @@ impl DesiredFile {
         }
         let text = toml::to_string(&self.wishes).map_err(|error| error.to_string());
         let written = text.and_then(|text| write(&beside(&self.path), &text));
-        written.map_err(|error| format!("not kept when the monitor is started again: {error}"))
+        written.map_err(|error| format!("not saved, lost when the monitor restarts: {error}"))
     }
 }
 

@@ -37,20 +37,20 @@ const FLEETS_SHOWN: usize = 20;
 /// What `gearmand fleet` is told.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "What is wanted stands in a file in TOML; fleet.toml.example has all of it. Where a monitor runs (`run`), \
-    the other commands ask it; `status`, `plan`, `apply` and `stop` work without one too.\n\nExit status: 0 all went well, \
-    1 something could not be done, or not in time, 2 usage, 3 no server could be reached."
+    after_help = "The desired state is a TOML file; fleet.toml.example has all of it. If a monitor is running (`run`), \
+    the other commands go to it; `status`, `plan`, `apply` and `stop` also work without one.\n\nExit status: 0 \
+    success, 1 something failed or timed out, 2 usage, 3 no server reachable."
 )]
 pub struct FleetArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Name of the fleet [default: that of the file, of FLEET_NAME, or `default`]
+    /// Name of the fleet [default: from the desired-state file, from FLEET_NAME, or `default`]
     #[arg(id = "tool_fleet_name", long = "fleet-name", global = true, value_name = "NAME", value_parser = fleet_name)]
     fleet_name: Option<String>,
     /// Print JSON
     #[arg(id = "tool_fleet_json", long = "json", global = true)]
     json: bool,
-    /// How long `apply`, `roll` and `stop` wait until it is done: 90s, 5m, 2h; without a unit: seconds
+    /// Time limit for `apply`, `roll` and `stop` to complete: 90s, 5m, 2h; without a unit: seconds
     #[arg(id = "tool_fleet_timeout", long = "timeout", global = true, value_name = "TIME", default_value = "300s", value_parser = values::time)]
     timeout: Duration,
     #[command(subcommand)]
@@ -60,37 +60,37 @@ pub struct FleetArgs {
 /// What is to be done.
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Action {
-    /// Look after the fleet until ended by a signal; a second monitor of a fleet stands by
+    /// Run the monitor until terminated by a signal; a second monitor of the fleet is on standby
     Run {
-        /// What is wanted
+        /// Desired-state file
         file: PathBuf,
     },
     /// Show the fleet
     Status,
-    /// Show what would be done
+    /// Show the planned changes without making them
     Plan {
-        /// What is wanted
+        /// Desired-state file
         file: PathBuf,
     },
-    /// Do what is to be done and end; a monitor that runs takes this file's content in place of its own
+    /// Apply once and exit; a running monitor adopts this file
     Apply {
-        /// What is wanted
+        /// Desired-state file
         file: PathBuf,
     },
-    /// Replace all workers, host by host, whatever their version
+    /// Replace all workers, host by host, regardless of version
     Roll {
-        /// Those of this host alone
+        /// Only the workers of this host
         #[arg(long = "on", value_name = "HOST")]
         host: Option<String>,
-        /// What is wanted, where no monitor runs
+        /// Desired-state file, needed if no monitor is running
         file: Option<PathBuf>,
     },
-    /// End all workers of a host when they have finished their jobs, and use none there
+    /// Stop a host: its workers exit after their current jobs, and no others are used there
     Stop {
         /// Name of the host
         host: String,
     },
-    /// Use a host again
+    /// Enable a stopped host again
     Start {
         /// Name of the host
         host: String,
@@ -185,11 +185,8 @@ impl Call {
         }
         let mut others = monitor.roster.monitored_fleets();
         others.truncate(FLEETS_SHOWN);
-        let others = if others.is_empty() { "none has a monitor here".to_owned() } else { others.join(" ") };
-        super::tell(
-            "fleet",
-            format_args!("nothing is known of this fleet; look at --fleet-name. Others here: {}", printable(&others)),
-        );
+        let others = if others.is_empty() { "none with a monitor".to_owned() } else { others.join(" ") };
+        super::tell("fleet", format_args!("unknown fleet; check --fleet-name. Others here: {}", printable(&others)));
         Ok(EXIT_FAILED)
     }
 
@@ -221,9 +218,7 @@ impl Call {
             return Order::new(monitor, self.timeout, self.is_json).give(Wish::Roll { host }, before).await;
         }
         if path.is_none() {
-            return Err(ToolError::Usage(
-                "no monitor of this fleet runs; name the file that says what is wanted".to_owned(),
-            ));
+            return Err(ToolError::Usage("no monitor is running; pass the desired-state file".to_owned()));
         }
         let limit = monitor.desired().answer_timeout;
         monitor.roster.look(true, limit).await.map_err(ToolError::Unreachable)?;
@@ -247,7 +242,7 @@ impl Call {
     async fn start(&self, host: String) -> Result<u8, ToolError> {
         let mut monitor = self.onlooker()?;
         let Some(before) = order::running(&mut monitor).await? else {
-            let why = "no monitor of this fleet runs, so no host is stopped: start a worker there";
+            let why = "no monitor is running, so no host is stopped; to use a host again, start a worker there";
             return Err(ToolError::Usage(why.to_owned()));
         };
         Order::new(monitor, self.timeout, self.is_json).give(Wish::Start { host }, before).await

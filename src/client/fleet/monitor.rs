@@ -69,9 +69,9 @@ impl Monitor {
             None => {}
             Some(Ok(())) => {
                 self.plan.memory.forget_failures();
-                self.note("reads the desired state again", "its file has changed", None);
+                self.note("reload desired state", "file changed", None);
             }
-            Some(Err(error)) => self.note("keeps the desired state that it has", "its file has changed", Some(error)),
+            Some(Err(error)) => self.note("keep previous desired state", "file changed", Some(error)),
         }
         let limit = self.desired().answer_timeout;
         let news = self.roster.look(true, limit).await?;
@@ -80,7 +80,7 @@ impl Monitor {
             self.tell_news(news);
         }
         if left_out > 0 {
-            self.note(&format!("sees {left_out} changes more"), "it looks at all workers", None);
+            self.note(&format!("{left_out} more changes not shown"), "too many in one iteration", None);
         }
         for host in self.roster.newly_left(self.desired().forget_after) {
             self.tell_news(News::Left(host));
@@ -114,17 +114,17 @@ impl Monitor {
             |all: &[String], line: &String| all.iter().any(|other| without_numbers(other).eq(without_numbers(line)));
         let unmet = self.plan.unmet.clone();
         for line in unmet.iter().filter(|line| !known(&self.unmet, line)) {
-            tell("fleet", format_args!("cannot do all: {}", printable(line)));
+            tell("fleet", format_args!("goal not reached: {}", printable(line)));
         }
         for line in self.unmet.iter().filter(|line| !known(&unmet, line)) {
-            tell("fleet", format_args!("no more: {}", printable(line)));
+            tell("fleet", format_args!("resolved: {}", printable(line)));
         }
         self.unmet = unmet;
     }
 
     fn keep_rolling(&mut self) {
         if let Err(error) = self.file.keep_rolling(&self.plan.memory.rolling) {
-            self.note("cannot write down which workers are still to be replaced", "they are others now", Some(error));
+            self.note("cannot save pending replacements", "list changed", Some(error));
         }
     }
 
@@ -182,20 +182,20 @@ impl Monitor {
     }
 
     fn host_of(&self, id: &WorkerId) -> &str {
-        self.roster.members.get(id).map_or("gone", |member| member.status.host.as_str())
+        self.roster.members.get(id).map_or("an unknown host", |member| member.status.host.as_str())
     }
 
     /// Describes an action in words.
     pub(super) fn said(&self, action: &Action) -> String {
         match action {
             Action::Register { worker, function } => {
-                format!("lets {worker} on {} do {function}", self.host_of(worker))
+                format!("register {function} on {worker} on {}", self.host_of(worker))
             }
             Action::Unregister { worker, function } => {
-                format!("lets {worker} on {} do no more {function}", self.host_of(worker))
+                format!("unregister {function} from {worker} on {}", self.host_of(worker))
             }
-            Action::Start { host, by } => format!("starts a worker on {host} by {by}"),
-            Action::Exit { worker } => format!("ends {worker} on {}", self.host_of(worker)),
+            Action::Start { host, by } => format!("start worker on {host} via {by}"),
+            Action::Exit { worker } => format!("stop {worker} on {}", self.host_of(worker)),
         }
     }
 
@@ -205,27 +205,27 @@ impl Monitor {
                 let Some(member) = self.roster.members.get(&id) else { return };
                 let status = &member.status;
                 let (host, pid, language, version) = (&status.host, status.pid, &status.language, &status.version);
-                let what = format!("finds {id} on {host}, process {pid}, {language}, version {version}");
-                self.note(&what, if is_new { "it had no id yet" } else { "it had its id already" }, None);
+                let what = format!("found worker {id} on {host}, process {pid}, {language}, version {version}");
+                self.note(&what, if is_new { "new id assigned" } else { "it already had an id" }, None);
             }
             News::Gone(id, host, was_told) => {
-                let why = if was_told { "it has ended as it was to" } else { "its connection has ended" };
-                self.note(&format!("forgets {id} on {host}"), why, None);
+                let why = if was_told { "exited as requested" } else { "connection closed" };
+                self.note(&format!("worker {id} on {host} gone"), why, None);
             }
             News::Left(host) if self.desired().stopped_hosts.contains(&host) => {}
             News::Left(host) => {
-                self.note(&format!("cannot start workers on {host}"), "its last worker has ended", None);
+                self.note(&format!("cannot start workers on {host}"), "no worker left there", None);
             }
             // A name that never answered may not be a worker of ours; it is in the report only.
             News::Silent(id, _) if !self.roster.members.contains_key(&id) => {}
             News::Silent(id, why) => {
-                let what = format!("gets no answer from {id} on {}", self.host_of(&id));
-                self.note(&what, "it was asked how it is", Some(why));
+                let what = format!("no answer from {id} on {}", self.host_of(&id));
+                self.note(&what, "status request", Some(why));
             }
             News::Back(id) => {
-                self.note(&format!("hears from {id} on {} again", self.host_of(&id)), "it had been silent", None);
+                self.note(&format!("{id} on {} responds again", self.host_of(&id)), "it was unresponsive", None);
             }
-            News::NoServer(error) => self.note("cannot reach a server", "it looks at all of them", Some(error)),
+            News::NoServer(error) => self.note("server unreachable", "status request", Some(error)),
         }
     }
 
@@ -256,7 +256,7 @@ impl Monitor {
             Wish::Apply { desired } => {
                 let did = self.file.replace(&desired)?;
                 self.plan.memory.forget_failures();
-                self.note("takes over another desired state", "it was asked to", None);
+                self.note("apply new desired state", "on request", None);
                 did
             }
             Wish::Roll { host } => {
@@ -266,38 +266,40 @@ impl Monitor {
                     .map(|(id, _)| id.clone())
                     .collect();
                 if let Some(host) = host.filter(|_| ids.is_empty()) {
-                    return Err(format!("no worker is on host {host}"));
+                    return Err(format!("no worker on host {host}"));
                 }
-                let did = format!("{} workers are to be replaced", ids.len());
-                self.note(&did, "it was asked to roll", None);
+                let did = format!("{} workers to be replaced", ids.len());
+                self.note(&did, "roll requested", None);
                 self.plan.memory.rolling.extend(ids);
                 self.keep_rolling();
                 did
             }
             Wish::Stop { host } => {
-                check_name(&host).map_err(|error| format!("the name of a host {error}"))?;
+                check_name(&host).map_err(|error| format!("host name {error}"))?;
                 if self.desired().stopped_hosts.len() >= STOPPED_MAX {
-                    return Err(format!("{STOPPED_MAX} hosts are stopped already"));
+                    return Err(format!("too many stopped hosts (limit {STOPPED_MAX})"));
                 }
                 let kept = self.file.stop(&host, true);
-                self.note(&format!("stops host {host}"), "it was asked to", kept.err());
+                self.note(&format!("stop host {host}"), "on request", kept.err());
                 match self.count_on(&host) {
-                    0 => format!("host {host} is stopped; no worker is known there, so look at its name"),
-                    count => format!("host {host} is stopped, {count} workers are to finish and end"),
+                    0 => format!("host {host} stopped; no worker known there; check the host name"),
+                    count => format!("host {host} stopped; its {count} workers exit after their current jobs"),
                 }
             }
             Wish::Start { host } => {
                 if self.file.stops(&host) {
-                    return Err(format!("the file stops host {host}: take it out of stopped_hosts there"));
+                    return Err(format!(
+                        "host {host} is stopped by the desired-state file: remove it from stopped_hosts there"
+                    ));
                 }
                 if !self.desired().stopped_hosts.contains(&host) {
                     return Err(format!("host {host} is not stopped"));
                 }
                 let kept = self.file.stop(&host, false);
-                self.note(&format!("uses host {host} again"), "it was asked to", kept.err());
+                self.note(&format!("enable host {host}"), "on request", kept.err());
                 match self.count_on(&host) {
-                    0 => format!("host {host} is used again when a worker is started there: none is there now"),
-                    count => format!("host {host} is used again, with {count} workers"),
+                    0 => format!("host {host} enabled; no worker runs there yet, start one"),
+                    count => format!("host {host} enabled, with {count} workers"),
                 }
             }
         };
@@ -313,7 +315,7 @@ impl Monitor {
     pub(super) fn take_over(&mut self) {
         match self.file.take_over() {
             Ok(()) => self.plan.memory.rolling.clone_from(self.file.rolling()),
-            Err(error) => self.note("goes by what it has read before", "it takes over", Some(error)),
+            Err(error) => self.note("keep previous desired state", "takeover", Some(error)),
         }
     }
 
@@ -322,10 +324,10 @@ impl Monitor {
         let mut strange = Vec::new();
         let desired = self.desired();
         if let Some(wrong) = self.file.wrong() {
-            strange.push(format!("what was wanted before holds: {wrong}"));
+            strange.push(format!("invalid file, previous desired state stays in effect: {wrong}"));
         }
         if self.roster.returned.is_some() {
-            strange.push("nothing is done for a moment: workers may be coming back with their server".to_owned());
+            strange.push("actions paused: waiting for workers to reconnect".to_owned());
         }
         if !desired.functions.is_empty() {
             let mut others: BTreeMap<&String, usize> = BTreeMap::new();
@@ -334,11 +336,13 @@ impl Monitor {
                     *others.entry(function).or_default() += 1;
                 }
             }
-            let said = |(name, count)| format!("{name} is not in the file, and {count} workers do it: left as it is");
+            let said = |(name, count)| {
+                format!("function {name} is not in the desired-state file, but {count} workers have it: left unchanged")
+            };
             strange.extend(others.into_iter().take(STRANGE_MAX).map(said));
         }
         for (fleet, count) in self.roster.other_fleets().into_iter().take(STRANGE_MAX) {
-            strange.push(format!("{count} workers are of another fleet, \"{fleet}\""));
+            strange.push(format!("{count} workers belong to another fleet, \"{fleet}\""));
         }
         let mute = self.roster.mute.iter().take(STRANGE_MAX);
         strange.extend(mute.map(|(id, mute)| format!("{id} has never answered: {}", mute.why)));
@@ -348,8 +352,8 @@ impl Monitor {
         let left = left.filter(|(host, _)| !desired.stopped_hosts.contains(*host));
         strange.extend(left.take(STRANGE_MAX).map(|(host, since)| {
             format!(
-                "{host} has had no worker for {}s: its last one has ended, and nobody there can start others; start one, or \
-                 stop the host by `gearmand fleet stop {host}`",
+                "{host} has had no worker for {}s: the last one exited and none is left to start others; start one, or \
+                 stop the host with `gearmand fleet stop {host}`",
                 since.as_secs()
             )
         }));
@@ -421,11 +425,14 @@ fn said_of_doubled(id: &WorkerId, processes: Option<&BTreeSet<(String, u64)>>) -
     let processes: Vec<String> =
         processes.into_iter().flatten().map(|(host, pid)| format!("process {pid} on {host}")).collect();
     if processes.len() > 1 {
-        return format!("two workers answer to {id}, and one is not seen: end both ({})", processes.join(", "));
+        return format!(
+            "duplicate id {id}: two workers use it, and only one is visible: stop both ({})",
+            processes.join(", ")
+        );
     }
     format!(
-        "{id} has two connections to a server on which it is managed, and one process: list each server once in its \
-         GEARMAN_SERVERS, and add none that its library reads there itself"
+        "{id} is one process with two management connections to one server: list each server once in its \
+         GEARMAN_SERVERS, and add none that its library reads from there itself"
     )
 }
 

@@ -120,7 +120,7 @@ impl Desk {
                     while connection.receive().await? != Answer::Noop {}
                 }
                 Answer::Error { code, text } => {
-                    tell_limited("fleet", format_args!("{} says {code}: {text}", self.address));
+                    tell_limited("fleet", format_args!("server error from {}: {code}: {text}", self.address));
                     if let Some(handle) = done.take() {
                         // A rejected answer leaves the job unfinished and its client waiting.
                         connection.request(PacketType::WorkFail, &[&handle])?;
@@ -135,7 +135,7 @@ impl Desk {
         let wish = match serde_json::from_slice(workload) {
             Ok(Wish::Status) => return self.report.borrow().to_vec(),
             Ok(wish) => wish,
-            Err(error) => return json(&refusal(format!("the workload is no wish: {error}"))),
+            Err(error) => return json(&refusal(format!("invalid request: {error}"))),
         };
         let (answer, answered) = oneshot::channel();
         let asked = async {
@@ -145,8 +145,8 @@ impl Desk {
         match tokio::time::timeout(PATIENCE, asked).await {
             Ok(Some(Ok(did))) => json(&Did { ok: true, did }),
             Ok(Some(Err(error))) => json(&refusal(error)),
-            Ok(None) => json(&refusal("the monitor ends".to_owned())),
-            Err(_) => json(&refusal("the monitor is busy; perhaps it is done later".to_owned())),
+            Ok(None) => json(&refusal("monitor is shutting down".to_owned())),
+            Err(_) => json(&refusal("monitor is busy; the request may still be carried out".to_owned())),
         }
     }
 }

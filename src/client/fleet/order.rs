@@ -62,7 +62,7 @@ impl Order {
         match read_answer::<Did>(&answer) {
             Ok(Did { did }) => tell("fleet", format_args!("{}", printable(&did))),
             Err(error) => {
-                tell("fleet", format_args!("the monitor refuses: {}", printable(&error)));
+                tell("fleet", format_args!("request refused by the monitor: {}", printable(&error)));
                 return Ok(EXIT_FAILED);
             }
         }
@@ -90,7 +90,7 @@ impl Order {
                 let (host, pid) = (printable(&report.host), report.pid);
                 tell(
                     "fleet",
-                    format_args!("another monitor looks after the fleet now, process {pid} on {host}: ask it again"),
+                    format_args!("another monitor is active now, process {pid} on {host}; repeat the command"),
                 );
                 return Ok(EXIT_FAILED);
             }
@@ -129,15 +129,15 @@ impl Order {
             if count == 0 {
                 let (host, unnamed) = (printable(host), self.monitor.roster.unnamed);
                 if !has_found {
-                    tell("fleet", format_args!("no worker of this fleet is on host {host}"));
+                    tell("fleet", format_args!("no worker of this fleet on host {host}"));
                 }
                 if unnamed > 0 {
-                    tell("fleet", format_args!("{unnamed} workers have no id yet, perhaps some of {host}"));
+                    tell("fleet", format_args!("{unnamed} workers have no id yet; some may be on host {host}"));
                 }
                 return show::end(&self.report(), has_found, true, self.is_json);
             }
             if !has_found {
-                tell("fleet", format_args!("{count} workers are to finish and end"));
+                tell("fleet", format_args!("{count} workers exit after their current jobs"));
             }
             has_found = true;
             let requests: Vec<_> = ids.into_iter().map(|id| (id, Verb::ExitWorker.request())).collect();

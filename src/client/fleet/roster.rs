@@ -392,7 +392,7 @@ impl Roster {
     /// Sends requests to workers, concurrently on all servers.
     async fn ask(&self, asked: &[(usize, Question)], limit: Duration) -> Vec<Answered> {
         let no_answer = |why: String| Err(Unanswered::Why(why));
-        let mut answers: Vec<Answered> = vec![no_answer("no server".to_owned()); asked.len()];
+        let mut answers: Vec<Answered> = vec![no_answer("no server available".to_owned()); asked.len()];
         let mut rounds = Vec::new();
         for (index, server) in self.servers.iter().enumerate() {
             let places: Vec<usize> = (0..asked.len()).filter(|place| asked[*place].0 == index).collect();
@@ -446,7 +446,7 @@ impl Roster {
     /// # Errors
     /// When no monitor answers, or it refuses.
     pub(super) async fn ask_monitor(&self, workload: &[u8], limit: Duration) -> Result<bytes::Bytes, String> {
-        let mut why = "no server".to_owned();
+        let mut why = "no server available".to_owned();
         for server in &self.servers {
             let question = Question { function: self.monitor_function(), unique: "", workload: workload.to_vec() };
             match server.ask_all(&[question], limit).await.map(|mut answers| answers.pop()) {
@@ -553,7 +553,7 @@ fn question(id: &WorkerId, request: &Request) -> Question {
 /// Accepts a status only if it is from the requested worker; limits its contents.
 fn of_worker(status: Status, id: &WorkerId) -> Result<Status, String> {
     if status.id != *id {
-        return Err(format!("it says that it is {}", status.id));
+        return Err(format!("answered with another id, {}", status.id));
     }
     let mut status = status.bounded();
     if status.host.is_empty() {

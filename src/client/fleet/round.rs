@@ -54,7 +54,7 @@ pub(super) enum Unanswered {
 impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Gone => "its connection has ended",
+            Self::Gone => "connection closed",
             Self::Why(why) => why,
         })
     }
@@ -175,7 +175,7 @@ impl Round {
             }
             Answer::Error { code, text } => {
                 if let Some(index) = self.created.pop_front() {
-                    self.end(index, Err(Unanswered::Why(format!("the server says {code}: {text}"))));
+                    self.end(index, Err(Unanswered::Why(format!("server error {code}: {text}"))));
                 }
             }
             Answer::Work { handle, event } => {
@@ -197,7 +197,7 @@ impl Round {
     fn take_too_long(&mut self, beginning: &Bytes) {
         let handle = beginning.split(|byte| *byte == 0).next().unwrap_or_default();
         if let Some(index) = self.asked.remove(handle) {
-            self.end(index, Err(Unanswered::Why(format!("an answer of more than {PACKET_MAX} bytes"))));
+            self.end(index, Err(Unanswered::Why(format!("answer exceeds {PACKET_MAX} bytes"))));
         }
     }
 
@@ -205,7 +205,7 @@ impl Round {
         if let Some(place @ None) = self.answers.get_mut(index) {
             let size = answer.as_ref().map_or(0, Bytes::len);
             *place = Some(if self.held + size > ROUND_MAX {
-                Err(Unanswered::Why(format!("all answers together have more than {ROUND_MAX} bytes")))
+                Err(Unanswered::Why(format!("all answers together exceed {ROUND_MAX} bytes")))
             } else {
                 self.held += size;
                 answer
@@ -294,7 +294,7 @@ mod tests {
             packet(COMPLETE, b"H:2\0fine"),
         ];
         let answers = told(said.concat(), 4).await;
-        assert!(answers[0].as_ref().unwrap_err().to_string().contains("more than"), "{:?}", answers[0]);
+        assert!(answers[0].as_ref().unwrap_err().to_string().contains("answer exceeds"), "{:?}", answers[0]);
         assert_eq!(answers[1], Ok(Bytes::from_static(b"fine")));
         assert!(answers[2].as_ref().unwrap_err().to_string().contains("QUEUE_ERROR"), "{:?}", answers[2]);
         assert!(answers[3].is_err());

@@ -103,7 +103,7 @@ impl Server {
         match self.ask(line).await? {
             TextAnswer::Listing(lines) => Ok(lines),
             TextAnswer::Ok(text) | TextAnswer::Err(text) => {
-                Err(format!("{line} is answered with {}", printable(&String::from_utf8_lossy(&text))))
+                Err(format!("unexpected answer to {line}: {}", printable(&String::from_utf8_lossy(&text))))
             }
         }
     }

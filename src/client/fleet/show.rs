@@ -55,7 +55,7 @@ fn line(text: &mut String, line: fmt::Arguments<'_>) {
 fn heading(report: &Report) -> String {
     let mut parts = vec![format!("fleet {}: {} workers", printable(&report.fleet), report.workers.len())];
     if report.pid == 0 {
-        parts.push("no monitor runs".to_owned());
+        parts.push("no monitor running".to_owned());
     } else {
         parts.push(format!("monitor on {}, process {}", printable(&report.host), report.pid));
         parts.push(if report.settled { "settled" } else { "not settled" }.to_owned());
@@ -67,7 +67,7 @@ fn heading(report: &Report) -> String {
         parts.push(format!("{} to be replaced", report.outdated));
     }
     if report.unnamed > 0 {
-        parts.push(format!("{} wait for an id", report.unnamed));
+        parts.push(format!("{} waiting for an id", report.unnamed));
     }
     if !report.stopped_hosts.is_empty() {
         parts.push(format!("stopped: {}", printable(&report.stopped_hosts.join(" "))));
@@ -158,17 +158,17 @@ pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
     let mut text = String::new();
     if monitor.roster.unnamed > 0 {
         let unnamed = monitor.roster.unnamed;
-        line(&mut text, format_args!("{unnamed} workers get an id first, and more can be planned when that is done"));
+        line(&mut text, format_args!("{unnamed} workers have no id yet; more can be planned once they have one"));
     }
     for decision in &plan.decisions {
         let what = format!("{}: {}", monitor.said(&decision.action), decision.why);
         line(&mut text, format_args!("{}", printable(&what)));
     }
     if !plan.outdated.is_empty() {
-        line(&mut text, format_args!("{} workers are to be replaced, one after the other", plan.outdated.len()));
+        line(&mut text, format_args!("{} workers to be replaced, one after the other", plan.outdated.len()));
     }
     if plan.decisions.is_empty() && plan.outdated.is_empty() {
-        line(&mut text, format_args!("nothing is to be done"));
+        line(&mut text, format_args!("no changes"));
     }
     for unmet in &plan.unmet {
         line(&mut text, format_args!("! {}", printable(unmet)));
@@ -186,7 +186,7 @@ pub(super) fn end(report: &Report, is_done: bool, is_whole: bool, is_json: bool)
         tell("fleet", format_args!("{}", printable(unmet)));
     }
     if !is_done {
-        tell("fleet", format_args!("it is not done"));
+        tell("fleet", format_args!("not completed"));
     }
     Ok(if is_done && is_whole { 0 } else { EXIT_FAILED })
 }

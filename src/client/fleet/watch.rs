@@ -60,7 +60,9 @@ impl Watch {
         };
         tokio::select! {
             outcome = self.work(until) => outcome,
-            () = end => Err(ToolError::Unreachable("it took too long: no server could be asked, or another monitor was".to_owned())),
+            () = end => {
+                Err(ToolError::Unreachable("timeout: no server reachable, or another monitor active".to_owned()))
+            }
             _ = terminate.recv() => Ok(Outcome::Ended),
             _ = interrupt.recv() => Ok(Outcome::Ended),
         }
@@ -76,7 +78,7 @@ impl Watch {
                 // order.
                 self.monitor.roster.returned = Some(Instant::now());
             }
-            tell("fleet", format_args!("looks after the fleet \"{}\"", self.monitor.desired().fleet));
+            tell("fleet", format_args!("monitoring fleet \"{}\"", self.monitor.desired().fleet));
             if let Some(outcome) = self.look_after(until).await {
                 return Ok(outcome);
             }
@@ -99,17 +101,14 @@ impl Watch {
                         Ok(report) if !has_told || told.elapsed() >= REMINDER => {
                             (has_told, told) = (true, Instant::now());
                             let (host, pid) = (printable(&report.host), report.pid);
-                            tell("fleet", format_args!("stands by: process {pid} on {host} looks after this fleet"));
+                            tell("fleet", format_args!("standby: monitor {pid} on {host} is active"));
                         }
                         Ok(_) => {}
                         Err(why) => {
                             let dead = self.monitor.roster.monitor_ids(limit).await;
                             tell(
                                 "fleet",
-                                format_args!(
-                                    "another monitor does not answer and is taken for dead: {}",
-                                    printable(&why)
-                                ),
+                                format_args!("other monitor is unresponsive, considered dead: {}", printable(&why)),
                             );
                             self.dead.extend(dead);
                             return true;
@@ -145,7 +144,7 @@ impl Watch {
             };
             office.publish(self.report());
             if self.is_second().await {
-                tell("fleet", format_args!("leaves the fleet to another monitor, which was there before"));
+                tell("fleet", format_args!("stepping down: an older monitor is running"));
                 return None;
             }
             if let Until::Settled(end) = until {
@@ -179,7 +178,7 @@ impl Watch {
             }
             report.workers.truncate(report.workers.len() / 2);
             report.events.clear();
-            report.strange.push("there are more workers than a report can hold".to_owned());
+            report.strange.push("list of workers truncated: report size limit".to_owned());
         }
     }
 

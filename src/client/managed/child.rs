@@ -19,7 +19,7 @@ use super::state::{End, Managed};
 /// Runs until the worker leaves. The exit status tells the supervisor why it has ended.
 pub(super) async fn run(settings: Settings, servers: Vec<ServerAddress>) -> Result<u8, ToolError> {
     let (keeper, line) =
-        Keeper::on_standard_input().map_err(|error| ToolError::Io("no keeper on standard input", error))?;
+        Keeper::on_standard_input().map_err(|error| ToolError::Io("no supervisor on standard input", error))?;
     let worker = Arc::new(Managed::new(settings, keeper, servers.len()).map_err(ToolError::Usage)?);
     tokio::spawn(line.serve(Arc::clone(&worker)));
     obey_signals(&worker)?;
@@ -54,7 +54,10 @@ fn obey_signals(worker: &Arc<Managed>) -> Result<(), ToolError> {
         loop {
             signals.next().await;
             if worker.settings.verbose {
-                tell("work", format_args!("worker {}: told to end by a signal", std::process::id()));
+                tell(
+                    "work",
+                    format_args!("worker {}: signal received, exiting after the current job", std::process::id()),
+                );
             }
             worker.leave(End::Retired);
         }

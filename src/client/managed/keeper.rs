@@ -34,7 +34,7 @@ pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
     settings.version.read().map_err(ToolError::Usage)?;
     let (wishes, mut inbox) = mpsc::channel(16);
     let keeper = Arc::new(Keeper {
-        program: program().map_err(|error| ToolError::Io("cannot find this program", error))?,
+        program: program().map_err(|error| ToolError::Io("cannot find own executable", error))?,
         arguments: child_arguments(env::args_os().skip(1)),
         verbose: settings.verbose,
         wishes,
@@ -51,10 +51,10 @@ pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
             Some(wish) = inbox.recv() => {
                 let wish: oneshot::Sender<Started> = wish;
                 let started = if keeper.stop.is_cancelled() {
-                    Err("the keeper is stopping".to_owned())
+                    Err("supervisor is stopping".to_owned())
                 } else if places.len() >= settings.max_workers {
                     let most = settings.max_workers;
-                    Err(format!("this host has {most} workers already, and --max-workers allows no more"))
+                    Err(format!("this host already has {most} workers, the limit of --max-workers"))
                 } else {
                     keeper.start().map_err(|error| format!("cannot start a worker: {error}"))
                 };
@@ -131,12 +131,12 @@ impl Place {
                     let pid = worker.pid;
                     match self.attend(worker).await {
                         Ok(status) if End::of(status) == Some(End::Dismissed) => {
-                            tell("work", format_args!("worker {pid} was told to exit"));
+                            tell("work", format_args!("worker {pid} exited as requested"));
                             return;
                         }
                         Ok(status) if End::of(status) == Some(End::Retired) => continue,
                         Ok(status) => format!("worker {pid} has died ({status})"),
-                        Err(error) => format!("the end of worker {pid} cannot be awaited: {error}"),
+                        Err(error) => format!("cannot wait for worker {pid}: {error}"),
                     }
                 }
             };
@@ -147,7 +147,7 @@ impl Place {
                 self.backoff.reset();
             }
             let pause = self.backoff.pause();
-            tell("work", format_args!("{what}; another one starts in {:.1} s", pause.as_secs_f64()));
+            tell("work", format_args!("{what}; starting another one in {:.1} s", pause.as_secs_f64()));
             tokio::select! {
                 () = self.keeper.stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -193,7 +193,7 @@ impl Place {
 
     async fn another(&self) -> Started {
         let (wish, started) = oneshot::channel();
-        let gone = || "the keeper is stopping".to_owned();
+        let gone = || "supervisor is stopping".to_owned();
         self.keeper.wishes.send(wish).await.map_err(|_| gone())?;
         started.await.map_err(|_| gone())?
     }

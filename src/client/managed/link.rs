@@ -84,8 +84,10 @@ impl Keeper {
         };
         match tokio::time::timeout(PATIENCE, asked).await {
             Ok(Some(started)) => started,
-            Ok(None) => Err("the keeper of this worker is gone".to_owned()),
-            Err(_) => Err(format!("the keeper of this worker has not answered within {PATIENCE:?}; it may do it yet")),
+            Ok(None) => Err("supervisor of this worker is gone".to_owned()),
+            Err(_) => {
+                Err(format!("no answer from the supervisor of this worker within {PATIENCE:?}; it may still start one"))
+            }
         }
     }
 }
@@ -120,7 +122,7 @@ impl Line {
             }
         }
         if !worker.stop.is_cancelled() {
-            tell("work", format_args!("the keeper of this worker is gone; it finishes its job and ends"));
+            tell("work", format_args!("supervisor of this worker is gone; exiting after the current job"));
         }
         worker.leave(End::Retired);
     }

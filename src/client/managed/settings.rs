@@ -24,46 +24,49 @@ const WORKERS_MAX: usize = 64;
 /// The options that only a managed worker has.
 #[derive(Debug, clap::Args)]
 pub(in crate::client) struct ManagedArgs {
-    /// Let a monitor steer this worker: `gearmand fleet`, or whoever speaks the contract of managed workers
+    /// Let a monitor control this worker: `gearmand fleet`, or any monitor that implements the contract
     ///
-    /// It begins with no function; the monitor says which of those with -f it does jobs of. One job runs at a time, more
-    /// with --workers.
+    /// It starts with no function; the monitor selects which of those with -f it serves. One job runs at a
+    /// time, more with --workers.
     #[arg(long)]
     pub(in crate::client) managed: bool,
-    /// This process is a worker that a keeper has started
+    /// This process is a worker that a supervisor has started
     #[arg(long, hide = true, requires = "managed")]
     pub(super) managed_child: bool,
-    /// Fleet that it belongs to [default: the environment variable FLEET_NAME, or "default"]
+    /// Fleet that the worker belongs to [default: the environment variable FLEET_NAME, or "default"]
     #[arg(long, value_name = "NAME", requires = "managed")]
     fleet_name: Option<String>,
     /// Name of this host in the fleet [default: the environment variable FLEET_HOST, or the system's name]
     #[arg(long, value_name = "NAME", requires = "managed")]
     host_name: Option<String>,
-    /// How many workers, each a process with one job at a time
+    /// Number of workers, each a process with one job at a time
     ///
-    /// One that dies or has had its time is replaced; one that the monitor told to exit is not.
+    /// A worker that dies or reaches a limit is replaced; one that the monitor told to exit is not.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000), requires = "managed")]
     workers: u16,
-    /// How many workers at most, those included that the monitor has started here [default: 64, or twice --workers if that is more]
+    /// Maximum number of workers, including those that the monitor starts here [default: 64, or twice
+    /// --workers if that is more]
     ///
-    /// Whoever may submit jobs to the server can ask for more workers; this is what the host can bear.
+    /// Any client of the server can request more workers; set this to what the host can run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000), requires = "managed")]
     max_workers: Option<u16>,
     /// Version of the commands, a text that changes with each release [default: the version of this program]
     #[arg(long, value_name = "TEXT", requires = "managed", conflicts_with = "version_file")]
     worker_version: Option<String>,
-    /// File whose first line is the version; it is read at the start and when the monitor says reload
+    /// File whose first line is the version; read at startup and when the monitor requests `reload`
     #[arg(long, value_name = "PATH", requires = "managed")]
     version_file: Option<PathBuf>,
     /// Replace a worker after this many jobs, failed ones included
     #[arg(long, value_name = "N", requires = "managed")]
     max_jobs: Option<NonZeroU64>,
-    /// Replace a worker when it is this old, with up to a tenth less so that not all go at once (90s, 5m, 2h, 1d; without a unit: seconds)
+    /// Replace a worker at this age, up to a tenth earlier so that not all are replaced at once (90s, 5m, 2h,
+    /// 1d; without a unit: seconds)
     #[arg(long, value_name = "TIME", value_parser = values::time, requires = "managed")]
     max_lifetime: Option<Duration>,
-    /// Most memory of a command (its address space; K, M, G), and of a worker's process, which is replaced then
+    /// Memory limit of a command (address space; K, M, G), and of a worker process, which is replaced above
+    /// it
     ///
-    /// A command that asks for more gets none, which mostly fails its job.
+    /// Allocations of a command beyond the limit fail, which usually fails its job.
     #[arg(long, value_name = "BYTES", value_parser = values::memory, requires = "managed")]
     max_memory: Option<NonZeroU64>,
 }
@@ -201,7 +204,7 @@ impl Version {
 fn first_line(path: &PathBuf) -> io::Result<String> {
     // Reading a pipe would block.
     if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     let mut start = Vec::new();
     File::open(path)?.take(VERSION_HEAD).read_to_end(&mut start)?;
@@ -213,17 +216,17 @@ fn first_line(path: &PathBuf) -> io::Result<String> {
 fn name_and_script(argument: &OsString) -> Result<(String, &str), String> {
     let shown = argument.display();
     let Some(text) = argument.to_str() else {
-        return Err(format!("--function {shown}: the names and commands of managed workers are UTF-8"));
+        return Err(format!("--function {shown}: names and commands of managed workers must be UTF-8"));
     };
     let Some((name, script)) = text.split_once('=') else {
-        return Err(format!("--function {shown}: with --managed it is NAME=COMMAND"));
+        return Err(format!("--function {shown}: must be NAME=COMMAND with --managed"));
     };
     if name.is_empty() {
         return Err(format!("--function {shown}: the name before = is missing, and managed workers need one"));
     }
     values::to_function_name(OsString::from(name)).map_err(|why| format!("--function {shown}: {why}"))?;
     if belongs_to_contract(name) {
-        return Err(format!("--function {shown}: {name} belongs to the contract of managed workers, use another name"));
+        return Err(format!("--function {shown}: {name} is reserved for managing workers, use another name"));
     }
     if script.trim().is_empty() {
         return Err(format!("--function {shown}: a command is missing after {name}="));
@@ -282,9 +285,9 @@ pub(super) mod tests {
         assert!(bad("mail").contains("NAME=COMMAND"));
         assert!(bad("=cat").contains("the name before = is missing"));
         assert!(bad("mail= ").contains("a command is missing"));
-        assert!(bad("setId=cat").contains("belongs to the contract"));
-        assert!(bad("manage_x=cat").contains("belongs to the contract"));
-        assert!(bad("fleet_x=cat").contains("belongs to the contract"));
+        assert!(bad("setId=cat").contains("is reserved for managing workers"));
+        assert!(bad("manage_x=cat").contains("is reserved for managing workers"));
+        assert!(bad("fleet_x=cat").contains("is reserved for managing workers"));
         assert!(bad(&format!("{}=cat", "a".repeat(513))).contains("longer than"));
         assert!(name_and_script(&OsString::from_vec(b"\xff=cat".to_vec())).unwrap_err().contains("UTF-8"));
     }
@@ -351,6 +354,6 @@ pub(super) mod tests {
         );
         let pipe = directory.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        assert!(Version::File(pipe).read().unwrap_err().ends_with("it is no regular file"));
+        assert!(Version::File(pipe).read().unwrap_err().ends_with("not a regular file"));
     }
 }

@@ -12,10 +12,10 @@ const SHOWN: usize = 80;
 pub(super) fn set_id(worker: &Managed, workload: &[u8]) -> Vec<u8> {
     let id = match std::str::from_utf8(workload) {
         Ok(id) => WorkerId::try_from(id.to_owned()).map_err(|why| format!("an id {why}")),
-        Err(_) => Err("an id is text".to_owned()),
+        Err(_) => Err("an id must be a string".to_owned()),
     };
     written(id.and_then(|id| {
-        let introduction = worker.name(id).map_err(|earlier| format!("this worker has the id {earlier} already"))?;
+        let introduction = worker.name(id).map_err(|earlier| format!("worker already has the id {earlier}"))?;
         Ok(json!(introduction))
     }))
 }
@@ -23,7 +23,7 @@ pub(super) fn set_id(worker: &Managed, workload: &[u8]) -> Vec<u8> {
 /// Response to a job of the worker's management function.
 pub(super) async fn manage(worker: &Managed, function: &[u8], workload: &[u8]) -> Vec<u8> {
     written(match (WorkerId::of_function(function), read(workload)) {
-        (None, _) => Err("no function of a managed worker".to_owned()),
+        (None, _) => Err("not a function of a managed worker".to_owned()),
         (_, Err(why)) => Err(why),
         (Some(id), Ok(order)) => obey(worker, id, order).await,
     })
@@ -46,12 +46,12 @@ impl Order {
 
 async fn obey(worker: &Managed, id: WorkerId, order: Order) -> Result<Value, String> {
     if worker.is_leaving() && !order.is_for_leaving() {
-        return Err("this worker is leaving and takes on nothing new: ask another one".to_owned());
+        return Err("worker is shutting down; ask another one".to_owned());
     }
     match order {
         Order::Use(names, in_use) => {
             let generation = worker.use_functions(&names, in_use).map_err(|name| {
-                format!("\"arguments.functions\": \"{}\" is no function that this worker could do", shortened(&name))
+                format!("\"arguments.functions\": \"{}\" is not available on this worker", shortened(&name))
             })?;
             worker.in_effect(generation).await;
             let (in_use, not_in_use) = worker.functions();
@@ -73,15 +73,14 @@ async fn obey(worker: &Managed, id: WorkerId, order: Order) -> Result<Value, Str
 /// Parses a request.
 fn read(workload: &[u8]) -> Result<Order, String> {
     if workload.len() > ANSWER_MAX {
-        return Err(format!("a request of more than {ANSWER_MAX} bytes"));
+        return Err(format!("request exceeds {ANSWER_MAX} bytes"));
     }
-    let request: Value =
-        serde_json::from_slice(workload).map_err(|error| format!("the workload is no JSON: {error}"))?;
+    let request: Value = serde_json::from_slice(workload).map_err(|error| format!("workload is not JSON: {error}"))?;
     let Value::Object(mut request) = request else {
-        return Err("the workload is no JSON object".to_owned());
+        return Err("workload is not a JSON object".to_owned());
     };
     let Some(Value::String(verb)) = request.remove("verb") else {
-        return Err("\"verb\" is missing, or no text".to_owned());
+        return Err("\"verb\" is missing or not a string".to_owned());
     };
     let known = serde_json::from_value::<Verb>(Value::String(verb.clone()));
     let Ok(verb) = known else {
@@ -94,7 +93,7 @@ fn read(workload: &[u8]) -> Result<Order, String> {
                 _ => None,
             };
             let names = functions.and_then(|functions| serde_json::from_value::<Vec<String>>(functions).ok());
-            let names = names.ok_or_else(|| "\"arguments.functions\" is missing, or no list of names".to_owned())?;
+            let names = names.ok_or_else(|| "\"arguments.functions\" is missing or not a list of names".to_owned())?;
             Order::Use(names, verb == Verb::RegisterFunction)
         }
         verb => Order::Plain(verb),
@@ -127,20 +126,20 @@ mod tests {
     #[test]
     fn requests_that_make_no_sense_are_told_why() {
         let why = |workload: &[u8]| read(workload).unwrap_err();
-        assert!(why(b"").starts_with("the workload is no JSON"));
-        assert!(why(b"{\"verb\": \"status\"").starts_with("the workload is no JSON"));
-        assert!(why(b"\xff\xfe").starts_with("the workload is no JSON"));
-        assert!(why("[".repeat(100_000).as_bytes()).starts_with("the workload is no JSON"));
-        assert_eq!(why(b"[1]"), "the workload is no JSON object");
-        assert_eq!(why(b"{}"), "\"verb\" is missing, or no text");
-        assert_eq!(why(b"{\"verb\": 3}"), "\"verb\" is missing, or no text");
+        assert!(why(b"").starts_with("workload is not JSON"));
+        assert!(why(b"{\"verb\": \"status\"").starts_with("workload is not JSON"));
+        assert!(why(b"\xff\xfe").starts_with("workload is not JSON"));
+        assert!(why("[".repeat(100_000).as_bytes()).starts_with("workload is not JSON"));
+        assert_eq!(why(b"[1]"), "workload is not a JSON object");
+        assert_eq!(why(b"{}"), "\"verb\" is missing or not a string");
+        assert_eq!(why(b"{\"verb\": 3}"), "\"verb\" is missing or not a string");
         assert_eq!(why(b"{\"verb\": \"dance\"}"), "\"verb\": \"dance\" is unknown");
         let long = format!("{{\"verb\": \"{}\"}}", "\u{e9}".repeat(1000));
         assert_eq!(why(long.as_bytes()), format!("\"verb\": \"{}\" is unknown", "\u{e9}".repeat(SHOWN)));
         for arguments in ["null", "[]", "{}", "{\"functions\": \"a\"}", "{\"functions\": [1]}"] {
             let request = format!("{{\"verb\": \"registerFunction\", \"arguments\": {arguments}}}");
-            assert_eq!(why(request.as_bytes()), "\"arguments.functions\" is missing, or no list of names");
+            assert_eq!(why(request.as_bytes()), "\"arguments.functions\" is missing or not a list of names");
         }
-        assert_eq!(why(&vec![b' '; ANSWER_MAX + 1]), format!("a request of more than {ANSWER_MAX} bytes"));
+        assert_eq!(why(&vec![b' '; ANSWER_MAX + 1]), format!("request exceeds {ANSWER_MAX} bytes"));
     }
 }

@@ -21,13 +21,13 @@ impl App {
         if self.view != view {
             return Err(format!("{key} is for {} (key {})", view.name(), view.index() + 1));
         }
-        let Some((table, row)) = self.row() else { return Err(format!("there is no {} to do that to", view.one())) };
+        let Some((table, row)) = self.row() else { return Err(format!("no {} selected", view.one())) };
         let name = &row[0];
         if self.data.is_plain && (view, key) != (View::Jobs, 'c') {
             return Err("a C++ gearmand can only cancel jobs".to_owned());
         }
         if self.details.as_ref().is_some_and(|details| details.key != *name) {
-            return Err(format!("this {} has gone", view.one()));
+            return Err(format!("{} no longer exists", view.one()));
         }
         let cell = |column: &str| table.cell(row, column);
         let question = match (view, key) {
@@ -60,10 +60,10 @@ impl Value {
     /// Why the value is invalid.
     pub(super) fn deed(&self) -> Result<Deed, String> {
         if self.typed.is_empty() {
-            return Err("nothing was typed, so nothing was done".to_owned());
+            return Err("empty input, nothing done".to_owned());
         }
         if self.is_number && self.typed.parse::<u32>().is_err() {
-            return Err(format!("{} is more than a limit can be; 0 is for any number", self.typed));
+            return Err(format!("{} exceeds the largest limit; 0 means no limit", self.typed));
         }
         let line = [&self.line[..], &word(self.typed.as_bytes())].concat();
         Ok(Deed { said: printable(&lossy(&line)), line })
@@ -72,7 +72,7 @@ impl Value {
 
 fn limit(function: &[u8]) -> Value {
     Value {
-        text: format!("how many jobs of {} may run at once, 0 for any number", shown(function)),
+        text: format!("maximum running jobs of {}, 0 for no limit", shown(function)),
         typed: String::new(),
         is_number: true,
         line: [b"limit running ", &word(function)[..], b" "].concat(),

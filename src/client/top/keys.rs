@@ -37,7 +37,7 @@ impl App {
                 let pressed = |choice: char| key.code == KeyCode::Char(choice);
                 let chosen = question.choices.into_iter().find(|(choice, ..)| pressed(*choice));
                 if chosen.is_none() {
-                    self.say("nothing was done".to_owned(), false);
+                    self.say("nothing done".to_owned(), false);
                 }
                 chosen.map(|(_, _, deed)| Wish::Do(deed))
             }
@@ -64,7 +64,7 @@ impl App {
     fn type_value(&mut self, code: KeyCode, mut value: Value) -> Option<Wish> {
         match code {
             KeyCode::Esc => {
-                self.say("nothing was done".to_owned(), false);
+                self.say("nothing done".to_owned(), false);
                 return None;
             }
             KeyCode::Enter => {
@@ -150,7 +150,7 @@ impl App {
             _ => return self.say("j is for functions".to_owned(), true),
         };
         if self.data.is_plain {
-            return self.say("a C++ gearmand does not tell which function a job is of".to_owned(), true);
+            return self.say("C++ gearmand does not report the function of a job".to_owned(), true);
         }
         self.jobs_of = Some(name);
         // Do not show another function's jobs as this one's.

@@ -78,7 +78,7 @@ impl Link {
                 () = &mut pause => return Ok(()),
                 deed = self.deeds.recv() => {
                     let said = deed.ok_or(Closed)?.said;
-                    self.say(Event::Answer { said, result: Err("there is no connection".to_owned()) }).await?;
+                    self.say(Event::Answer { said, result: Err("no connection".to_owned()) }).await?;
                 }
             }
         }
@@ -98,11 +98,11 @@ impl Link {
                     let result = match &answer {
                         Ok(TextAnswer::Err(why)) => Err(printable(&lossy(why)).replace('+', " ")),
                         Ok(_) => Ok(()),
-                        Err(why) => Err(format!("perhaps not done: {why}")),
+                        Err(why) => Err(format!("may not be done: {why}")),
                     };
                     let said = match &answer {
                         Ok(TextAnswer::Ok(count)) if count == b"0" && is_kept_for_later(&deed.line) => {
-                            format!("{} (warning: it concerns nothing yet, and is kept for what comes)", deed.said)
+                            format!("{} (warning: no match yet; the setting is kept)", deed.said)
                         }
                         Ok(TextAnswer::Ok(count)) if !count.is_empty() => {
                             format!("{} ({} changed)", deed.said, printable(&lossy(count)))

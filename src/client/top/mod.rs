@@ -35,21 +35,19 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What `gearmand top` is told.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Keys: Tab or 1 to 4 choose the view, ? shows all keys. Without colours where NO_COLOR is set.\n\nExit \
-    status: 0 it was ended, 1 the terminal or standard output failed, 2 usage, 3 no server could be reached or none \
-    answered in time (with --once)."
-)]
+#[command(after_help = "Keys: Tab or 1 to 4 choose the view, ? shows all keys. NO_COLOR disables colours.\n\nExit \
+    status: 0 quit, 1 the terminal or standard output failed, 2 usage, 3 no server reachable or no answer in time \
+    (with --once).")]
 pub struct TopArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Time between two looks, such as 500ms or 5m; without a unit: seconds
+    /// Refresh interval, such as 500ms or 5m; without a unit: seconds
     #[arg(long, short = 'i', value_name = "TIME", default_value = "1s", value_parser = values::time)]
     interval: Duration,
     /// Print the tables and exit
     #[arg(long)]
     once: bool,
-    /// Print JSON: one document with --once, else one a line in each interval
+    /// Print JSON: one document with --once, else one per line at each interval
     #[arg(id = "top_json", long = "json")]
     json: bool,
     /// Time limit for an answer; without a unit: seconds
@@ -79,7 +77,7 @@ pub(super) async fn run(mut args: TopArgs) -> Result<u8, ToolError> {
             terminal::run(&args, connector).await
         }
         (false, false) => {
-            Err(ToolError::Usage("standard input or output is no terminal: use --once or --json".to_owned()))
+            Err(ToolError::Usage("standard input or output is not a terminal: use --once or --json".to_owned()))
         }
     }
 }

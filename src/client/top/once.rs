@@ -65,7 +65,7 @@ async fn open(connector: &Connector, begin: Instant) -> Result<(String, Gatherer
 fn tables(address: &str, snapshot: Snapshot) -> String {
     let mut text = address.to_owned();
     if snapshot.is_plain {
-        text.push_str("  (C++ gearmand: only what it tells)");
+        text.push_str("  (C++ gearmand: limited data)");
     }
     let mut app = App::new(u16::MAX, u16::MAX);
     app.handle(Event::Data(Box::new(snapshot)));

@@ -26,7 +26,7 @@ d D e k                    on a worker, client id or host: disable, drain,
                            enable, kick
 ?; q, Ctrl-C               this page; quit
 
-Nothing is done before you have confirmed it. WAIT99: what 99 of 100 jobs waited
+Every action asks for confirmation. WAIT99: what 99 of 100 jobs waited
 at most; RUN50, RUN99: what 50 and 99 of 100 ran at most. FOR: how long a worker
 has been at its newest job; BACK: its jobs that went back; FAIL: those that
 failed, exceptions included. Rates are since the last look. Jobs that run come
@@ -109,9 +109,9 @@ pub(super) fn details(app: &App, details: &Details) -> Vec<String> {
     });
     match (asked, row) {
         (Some(Ok(facts)), _) => lines.extend(facts.text(now).lines().map(str::to_owned)),
-        (Some(Err(why)), None) => lines.push(format!("it has gone: {}", printable(why))),
+        (Some(Err(why)), None) => lines.push(format!("no longer there: {}", printable(why))),
         (_, Some(facts)) => lines.extend(facts.text(now).lines().map(str::to_owned)),
-        (None, None) => lines.push("it has gone".to_owned()),
+        (None, None) => lines.push("no longer there".to_owned()),
     }
     lines
 }
@@ -146,7 +146,7 @@ pub(super) fn list(app: &App, view: View, room: Option<usize>) -> String {
     let to_right: Vec<bool> = columns.iter().map(|column| Kind::of(column.name) == Kind::Number).collect();
     let mut text = aligned_within(&rows, &to_right, room);
     if table.next.is_some() {
-        text.push_str("(there are more)\n");
+        text.push_str("(more)\n");
     }
     text
 }

@@ -44,7 +44,7 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
         Prompt::Confirm(question) => ask(&choices(question), theme, frame),
         Prompt::Value(value) => {
             let typed = format!("{}_", printable(&value.typed));
-            let parts = [format!("{}:", value.text), typed, "(Enter: do it, Esc: do nothing)".to_owned()];
+            let parts = [format!("{}:", value.text), typed, "(Enter: confirm, Esc: cancel)".to_owned()];
             ask(&parts, theme, frame);
         }
         Prompt::None | Prompt::Filter | Prompt::Help => frame.render_widget(last_line(app, theme), last),
@@ -91,7 +91,7 @@ fn server_line(app: &App, theme: Theme) -> Line<'static> {
         Link::Connected(address) => {
             spans.push(Span::raw(format!("  {}", printable(address))));
             if app.data.is_plain {
-                spans.push(Span::raw(format!("  C++ gearmand{}: only what it tells", version.unwrap_or_default())));
+                spans.push(Span::raw(format!("  C++ gearmand{}: limited data", version.unwrap_or_default())));
             } else if let Some(version) = version {
                 spans.push(Span::raw(format!("  version{version}{}", page::state(&app.data))));
             }

@@ -51,7 +51,7 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>, area: Rect)
         lines.push(Line::styled(text, style));
     }
     if list.order.is_empty() {
-        lines.push(Line::raw(if table.rows.is_empty() { "(none)" } else { "(none that the filter lets through)" }));
+        lines.push(Line::raw(if table.rows.is_empty() { "(none)" } else { "(none match the filter)" }));
     }
     frame.render_widget(Paragraph::new(lines), area);
 }

@@ -86,7 +86,7 @@ pub(super) async fn run(args: &TopArgs, connector: Connector) -> Result<u8, Tool
                 }
                 Some(Wish::Do(deed)) => {
                     if let Err(refused) = deeds.try_send(deed) {
-                        app.say(format!("{}: the server is too slow for this", refused.into_inner().said), true);
+                        app.say(format!("{}: not sent, the server is too slow", refused.into_inner().said), true);
                     }
                 }
                 None => {}

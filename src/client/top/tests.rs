@@ -317,19 +317,19 @@ fn what_is_done_is_confirmed_and_is_a_text_command() {
 fn a_value_is_typed_at_the_bottom() {
     let mut app = app();
     for (keys, shown, command) in [
-        ("1l12", "how many jobs of rev may run at once, 0 for any number: 12_", "limit running rev 12"),
-        ("1lx-0", "how many jobs of rev may run at once, 0 for any number: 0_", "limit running rev 0"),
+        ("1l12", "maximum running jobs of rev, 0 for no limit: 12_", "limit running rev 12"),
+        ("1lx-0", "maximum running jobs of rev, 0 for no limit: 0_", "limit running rev 0"),
         ("1ma q", "move jobs of rev to function: a q_", "move jobs rev a\\x20q"),
         ("3ma", "move job H:h:9 to function: a_", "move job H:h:9 a"),
     ] {
         // Typed characters go to the value, and have no effect before it is confirmed.
         assert_eq!(letters(&mut app, keys), None, "{keys}");
-        assert_eq!(drawn(&app, 120, 9)[8], format!("{shown} (Enter: do it, Esc: do nothing)"));
+        assert_eq!(drawn(&app, 120, 9)[8], format!("{shown} (Enter: confirm, Esc: cancel)"));
         assert_eq!(bare(press(&mut app, KeyCode::Enter)), deed(command), "{keys}");
         assert_eq!(app.prompt, Prompt::None);
         letters(&mut app, keys);
         assert_eq!(press(&mut app, KeyCode::Esc), None);
-        assert_eq!((&app.prompt, &*drawn(&app, 80, 9)[8]), (&Prompt::None, "nothing was done"));
+        assert_eq!((&app.prompt, &*drawn(&app, 80, 9)[8]), (&Prompt::None, "nothing done"));
     }
     for (key, name) in [('h', "high"), ('n', "normal"), ('l', "low")] {
         assert_eq!(letters(&mut app, "3P"), None);
@@ -342,15 +342,15 @@ fn a_value_is_typed_at_the_bottom() {
     letters(&mut app, "1l42949672965");
     press(&mut app, KeyCode::Backspace);
     assert_eq!(press(&mut app, KeyCode::Enter), None);
-    assert_eq!(drawn(&app, 80, 9)[8], "4294967296 is more than a limit can be; 0 is for any number");
+    assert_eq!(drawn(&app, 80, 9)[8], "4294967296 exceeds the largest limit; 0 means no limit");
     letters(&mut app, "m");
     assert_eq!(press(&mut app, KeyCode::Enter), None);
-    assert_eq!(drawn(&app, 80, 9)[8], "nothing was typed, so nothing was done");
+    assert_eq!(drawn(&app, 80, 9)[8], "empty input, nothing done");
     // On a screen that is too narrow the prompt takes another line.
     letters(&mut app, "l5");
     let narrow = drawn(&app, 60, 9);
-    assert_eq!(narrow[7], "how many jobs of rev may run at once, 0 for any number: 5_");
-    assert_eq!(narrow[8], "(Enter: do it, Esc: do nothing)");
+    assert_eq!(narrow[7], "maximum running jobs of rev, 0 for no limit: 5_");
+    assert_eq!(narrow[8], "(Enter: confirm, Esc: cancel)");
 }
 
 #[test]
@@ -377,9 +377,9 @@ fn nothing_is_done_to_another_than_the_one_that_is_shown() {
     data.workers.as_mut().unwrap().rows.remove(2);
     data.details = Some((b"6-3".to_vec(), Err("NO_SUCH_WORKER".to_owned())));
     app.handle(Event::Data(Box::new(data)));
-    assert_eq!(drawn(&app, 80, 12)[3..6], ["worker 6-3", "", "it has gone: NO_SUCH_WORKER"]);
+    assert_eq!(drawn(&app, 80, 12)[3..6], ["worker 6-3", "", "no longer there: NO_SUCH_WORKER"]);
     assert_eq!(letters(&mut app, "ky"), None);
-    assert_eq!(drawn(&app, 80, 12)[11], "this worker has gone");
+    assert_eq!(drawn(&app, 80, 12)[11], "worker no longer exists");
     press(&mut app, KeyCode::Esc);
     assert_eq!(bare(letters(&mut app, "ky")), deed("kick connection:4-1"));
 }
@@ -442,7 +442,7 @@ fn a_filter_is_typed_kept_and_dropped() {
     let mut app = app();
     letters(&mut app, "/mq");
     assert_eq!(drawn(&app, 80, 9)[8], "filter: mq_  (Enter: keep, Esc: none)");
-    assert_eq!(drawn(&app, 80, 9)[4], "(none that the filter lets through)");
+    assert_eq!(drawn(&app, 80, 9)[4], "(none match the filter)");
     press(&mut app, KeyCode::Backspace);
     press(&mut app, KeyCode::Enter);
     let shown = drawn(&app, 80, 9);
@@ -466,7 +466,7 @@ fn a_plain_server_is_shown_as_far_as_it_goes() {
     };
     app.handle(Event::Data(Box::new(plain)));
     let shown = drawn(&app, 100, 9);
-    assert_eq!(shown[0], "gearmand top  10.0.0.9:4730  C++ gearmand 1.1.20: only what it tells");
+    assert_eq!(shown[0], "gearmand top  10.0.0.9:4730  C++ gearmand 1.1.20: limited data");
     assert_eq!(shown[1], "jobs: 2 queued, 1 running");
     assert_eq!(app.table(View::Workers), None, "nothing is left of another server");
     assert_eq!(letters(&mut app, "py"), None);

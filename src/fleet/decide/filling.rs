@@ -210,7 +210,7 @@ fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
     let spares: Vec<&WorkerId> = members().filter(|(_, member)| member.is_spare()).map(|(id, _)| id).rev().collect();
     for id in spares {
         if !fleet.is_last_of_kind(id) {
-            fleet.exit(id, format!("{host} has no room for a worker that can do {name}"));
+            fleet.exit(id, format!("no room on {host} for a worker that can do {name}"));
             note_freed(fleet, name);
             return true;
         }
@@ -254,11 +254,7 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
     }
     for (id, other) in taken {
         let there = fleet.tally(name).counted;
-        fleet.unregister(
-            id,
-            other,
-            format!("{name} must have {wanted} and has {there}, {other} has more than it must"),
-        );
+        fleet.unregister(id, other, format!("{name} has {there} of at least {wanted}, {other} is above its minimum"));
         note_freed(fleet, name);
     }
 }
@@ -277,10 +273,10 @@ fn spared(fleet: &Fleet<'_>, name: &str) -> usize {
 /// Reason why a function gets a worker.
 fn why(fleet: &Fleet<'_>, name: &str, on: Option<&str>) -> String {
     if let Some(host) = on {
-        return format!("for one that is being replaced on {host}");
+        return format!("replacement of a worker on {host}");
     }
     if let Some(from) = moving(fleet, name) {
-        return format!("{from} has more of {name}: its workers are spread over the hosts");
+        return format!("spreading {name} over hosts: {from} has more of it");
     }
     let tally = fleet.tally(name);
     let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
@@ -307,11 +303,11 @@ fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
     let able: Vec<&str> = open.iter().copied().filter(|host| starts::starter(fleet, host, name).is_some()).collect();
     let trying: Vec<&str> = able.iter().copied().filter(|host| !starts::is_backing_off(fleet, host)).collect();
     let why = if allowed.is_empty() {
-        "there is no worker on an allowed host".to_owned()
+        "no worker on an allowed host".to_owned()
     } else if open.is_empty() {
         "all allowed hosts are stopped".to_owned()
     } else if able.is_empty() {
-        "no worker on an allowed host can do it".to_owned()
+        "no worker on an allowed host offers it".to_owned()
     } else if let Some(said) = refusals::said(fleet, name) {
         said
     } else if trying.is_empty() {
@@ -319,9 +315,9 @@ fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        format!("no worker starts on {}{more}", able[..able.len().min(NAMED)].join(", "))
+        format!("cannot start workers on {}{more}", able[..able.len().min(NAMED)].join(", "))
     } else {
-        "no host has room for more".to_owned()
+        "no room for more on any host".to_owned()
     };
     let there = tally.counted;
     fleet.plan.unmet.push(format!("{name}: {} wanted, {there} there: {why}", many(tally.target as u64, "worker")));

@@ -37,13 +37,10 @@ pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
     for (id, name, reason, host) in dropped {
         let why = match reason {
             Reason::Functions => {
-                format!(
-                    "a worker does at most {} at a time",
-                    many(fleet.desired.functions_per_worker as u64, "function")
-                )
+                format!("limit of {} per worker", many(fleet.desired.functions_per_worker as u64, "function"))
             }
-            Reason::Spread => format!("{host} has more of {name} than other hosts, and another one does it now"),
-            Reason::Host | Reason::Replaced => format!("{name} is not for {host}, and others do it now"),
+            Reason::Spread => format!("{host} has more of {name} than other hosts; a worker elsewhere took over"),
+            Reason::Host | Reason::Replaced => format!("{name} is not for {host}; other workers took over"),
         };
         fleet.unregister(id, name, why);
     }
@@ -129,7 +126,7 @@ pub(super) fn let_spares_go(fleet: &mut Fleet<'_>) {
             let why = if crowd > 0 {
                 format!("{host} has more than {}", many(fleet.desired.max_workers(host) as u64, "worker"))
             } else {
-                format!("it has had no function for {}", seconds(spare_for))
+                format!("no function in use for {}", seconds(spare_for))
             };
             crowd = crowd.saturating_sub(1);
             left -= 1;

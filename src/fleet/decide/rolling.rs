@@ -168,8 +168,8 @@ fn why(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> String {
         None => None,
     };
     match wanted {
-        Some(wanted) if version.is_empty() => format!("{id} is of no version, wanted {wanted}"),
-        Some(wanted) => format!("{id} is of version {version}, wanted {wanted}"),
+        Some(wanted) if version.is_empty() => format!("{id} has no version, wanted {wanted}"),
+        Some(wanted) => format!("{id} has version {version}, wanted {wanted}"),
         None => format!("{id} is to be replaced"),
     }
 }

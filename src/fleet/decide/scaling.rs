@@ -152,13 +152,13 @@ impl Scaling<'_> {
         memory.why = if target > base && !reason.is_empty() {
             reason
         } else if before.is_some_and(|before| target < before) && target < self.function.max() {
-            format!("no more were needed for {}", seconds(self.idle))
+            format!("lower demand for {}", seconds(self.idle))
         } else if target == self.function.min {
             format!("at least {target}")
         } else if target == self.function.max() {
             format!("at most {target}")
         } else {
-            "as many as there were".to_owned()
+            "unchanged".to_owned()
         };
     }
 }

@@ -45,7 +45,8 @@ pub(super) fn look_back(fleet: &mut Fleet<'_>) {
         let pending = memory.pending.remove(index);
         match wrong_version(fleet, worker, &pending) {
             Some(wanted) => {
-                let problem = format!("it starts workers of {}, not {wanted}: is the new code there?", of(worker));
+                let problem =
+                    format!("started a worker of {} instead of {wanted}; is the new code installed?", of(worker));
                 fail(memory, now, problem);
             }
             None => *memory = HostMemory { pending: std::mem::take(&mut memory.pending), ..HostMemory::default() },
@@ -56,7 +57,7 @@ pub(super) fn look_back(fleet: &mut Fleet<'_>) {
         memory.pending.retain(|pending| pending.until_ms > now);
         if memory.pending.len() < awaited {
             let timeout = seconds(millis(fleet.desired.start_timeout));
-            fail(memory, now, format!("a worker that was started did not come within {timeout}"));
+            fail(memory, now, format!("started worker did not register within {timeout}"));
         }
     }
     // A host is forgotten when nothing has been tried on it for as long as the longest backoff.

@@ -35,13 +35,13 @@ export function mayAct() {
 
 // Warning for a setting that matches nothing yet.
 function forLater(affected) {
-  return affected === 0 ? " Warning: it concerns nothing yet. It is kept until it comes, or until it is taken back." : "";
+  return affected === 0 ? " Warning: nothing matches yet. It is kept until something does, or until it is undone." : "";
 }
 
 // Warning for jobs that were moved to an unknown function.
 function unknownTarget(to, known) {
   return known.length > 0 && known.length < KNOWN_MAX && !known.includes(to)
-    ? ` Warning: no job or worker of "${to}" was there. They wait until a worker offers it.` : "";
+    ? ` Warning: "${to}" had no jobs and no workers. The jobs wait until a worker registers it.` : "";
 }
 
 // --- functions
@@ -49,19 +49,19 @@ function unknownTarget(to, known) {
 export function pause(fn) {
   const verb = fn.paused ? "resume" : "pause";
   return attempt(() => act("POST", functionPath(fn.id, `/${verb}`)), (affected) =>
-    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait until it goes on.${forLater(affected)}`);
+    fn.paused ? `"${fn.name}" is resumed.` : `"${fn.name}" is paused: its jobs wait until it is resumed.${forLater(affected)}`);
 }
 
 export async function createFunction() {
   const answer = await ask({
     title: "Create a function",
-    text: "A function comes by itself with its first job or worker. Make one in advance to pause it or to set its limits.",
+    text: "A function is created with its first job or worker. Create one in advance to pause it or to set its limits.",
     fields: [field("Name", "input", { name: "name", required: true, maxlength: "512", spellcheck: "false" })],
     confirm: "Create",
     ready: ({ name: typed }) => typed !== "",
   });
   if (answer) {
-    await attempt(() => act("POST", functionPath(encodeURIComponent(answer.name))), () => `"${answer.name}" is known now.`);
+    await attempt(() => act("POST", functionPath(encodeURIComponent(answer.name))), () => `"${answer.name}" is created.`);
   }
 }
 
@@ -128,10 +128,10 @@ export async function limits(fn) {
   const input = (label, key, value, hint) => field(label, "input", { name: key, type: "number", min: "0", max: "4294967295", step: "1", value: String(value), required: true }, hint);
   const answer = await ask({
     title: "Limits",
-    text: ["Of ", name(fn.name), ". 0 means no limit. With a durable queue limits outlive a restart of the server."],
+    text: ["Of ", name(fn.name), ". 0 means no limit. With a durable queue, limits survive a restart of the server."],
     fields: [
-      input("Running at once", "running", fn.max_running, "Workers get no more of its jobs while so many run."),
-      input("Queue for jobs of high priority", "high", high, "A job is refused when the function has so many already."),
+      input("Running at once", "running", fn.max_running, "Maximum number of its jobs that run at once."),
+      input("Queue for jobs of high priority", "high", high, "A job is rejected if the function has this many already."),
       input("Queue for jobs of normal priority", "normal", normal),
       input("Queue for jobs of low priority", "low", low),
     ],
@@ -152,7 +152,7 @@ export async function cancelJob(job) {
   const answer = await ask({
     title: "Cancel this job?",
     text: job.state === "running"
-      ? "It runs. Its clients get a failure at once; what its worker still says of it is ignored."
+      ? "It is running. Its clients get a failure at once; later results of its worker are ignored."
       : "It is removed. Clients that wait for it get a failure.",
     confirm: "Cancel the job",
     danger: true,
@@ -216,7 +216,7 @@ export async function withholdMany(verb, who) {
   const [does, holds] = verb === "drain" ? ["Drain", "They get no new jobs, and finish those that they have."] : ["Disable", "They get no more jobs."];
   const answer = await ask({
     title: kind === "host" ? `${does} this host?` : `${does} this client id?`,
-    text: [kind === "host" ? "All workers on " : "All workers with the client id ", name(value), ` are meant, and those that connect later. ${holds} This holds until they are enabled again.`],
+    text: [kind === "host" ? "All workers on " : "All workers with the client id ", name(value), ` are affected, and those that connect later. ${holds} This holds until they are enabled again.`],
     confirm: does,
     danger: true,
   });
@@ -241,7 +241,7 @@ function steer(verb, value, body, fn) {
 export async function kick(who, what) {
   const answer = await ask({
     title: `Kick ${what}?`,
-    text: "The connection is closed. Jobs that it holds go back to the queue, and count as lost once more. A worker that is started by a supervisor comes back.",
+    text: "The connection is closed. Its jobs are requeued, and count as lost once more. A worker that is started by a supervisor reconnects.",
     confirm: "Kick",
     danger: true,
   });
@@ -274,8 +274,8 @@ export async function enable(worker, fn) {
   }
   const wide = lifted.filter((rule) => !rule.who.startsWith("connection:") || (fn && rule.function_id === null));
   if (wide.length > 0 && !(await ask({
-    title: "End these rules?",
-    text: `Jobs are withheld by rules that may concern more than what is meant: ${wide.slice(0, NAMED_RULES).map(ruleText).join(", ")}${wide.length > NAMED_RULES ? `, and ${wide.length - NAMED_RULES} more` : ""}.`,
+    title: "Remove these rules?",
+    text: `Jobs are withheld by rules that may apply to more than this: ${wide.slice(0, NAMED_RULES).map(ruleText).join(", ")}${wide.length > NAMED_RULES ? `, and ${wide.length - NAMED_RULES} more` : ""}.`,
     confirm: "Enable",
   }))) {
     return;

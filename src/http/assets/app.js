@@ -213,10 +213,10 @@ function showShortcuts() {
     ["/", "Go to the filter"],
     ...NAVIGATION.map(([, label, , key]) => [`g ${key}`, label]),
     ["t", "Change the theme"],
-    ["r", "Look again"],
+    ["r", "Refresh"],
     ["?", "Show this"],
-    ["Esc", "Close a dialog or a menu; empty and leave the filter"],
-    ["← →", "Read a chart that has the focus"],
+    ["Esc", "Close a dialog or a menu; clear and leave the filter"],
+    ["← →", "Move through the focused chart"],
   ];
   tell("Keyboard shortcuts", h("dl.shortcuts", null, rows.map(([keys, what]) =>
     h("div", { key: keys }, h("dt", null, keys.split(" ").map((key) => h("kbd", { key }, key))), h("dd", null, what)))));

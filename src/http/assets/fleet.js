@@ -50,7 +50,7 @@ export function fleetPage() {
 
 function explanation() {
   return empty("No managed workers.",
-    "A worker that is started with ", h("code.code.break", null, `gearmand work --managed --fleet-name web -s ${location.hostname} -f resize=./resize`), " can be seen and steered here. ",
+    "A worker that is started with ", h("code.code.break", null, `gearmand work --managed --fleet-name web -s ${location.hostname} -f resize=./resize`), " is shown and controlled here. ",
     h("code.code", null, "gearmand fleet run fleet.toml"), " is the monitor that gives such workers their ids, and starts and ends them as jobs come and go.");
 }
 
@@ -58,7 +58,7 @@ function notices({ unnamed_workers: unnamed, not_asked: left, monitors }) {
   return h("div.notices", { key: "notices" },
     unnamed > 0 && h("p.notice.info", { key: "unnamed", "data-value": "unnamed" },
       `${plural(unnamed, "worker waits", "workers wait")} for an id. `, monitors.length > 0 ? "A monitor gives each its own soon." : "A monitor gives it: gearmand fleet run."),
-    left > 0 && h("p.notice.warn", { key: "left" }, `${plural(left, "more is", "more are")} there than the server asks at a time.`));
+    left > 0 && h("p.notice.warn", { key: "left" }, `${plural(left, "more is", "more are")} connected than the server queries at a time.`));
 }
 
 // --- monitors
@@ -70,7 +70,7 @@ function monitorCards(monitor) {
     actions: [badge(state), mayAct() && button("Roll…", () => orders.roll(monitor), { id: "roll", kind: "small", title: "Replace all workers of the fleet" })],
   },
   monitor.error !== null && h("p.notice.bad", { key: "error" }, visible(monitor.error)),
-  monitor.silent_s !== null && h("p.notice.warn", { key: "silent" }, `It has not answered for ${age(monitor.silent_s)}. This is what it said last.`),
+  monitor.silent_s !== null && h("p.notice.warn", { key: "silent" }, `It has not answered for ${age(monitor.silent_s)}. This is its last report.`),
   monitor.unmet.length > 0 && h("ul.notice.warn.unmet", { key: "unmet" }, monitor.unmet.map((line, index) => h("li", { key: index }, visible(line)))),
   h("div.columns", { key: "about" },
     h("div", { key: "facts" }, facts([
@@ -78,7 +78,7 @@ function monitorCards(monitor) {
       ["Since", ago(monitor.started_unix_s * 1000)],
       ["Version of workers", monitor.version === "" ? "any" : name(monitor.version)],
       ["Workers", h("span", { "data-value": "fleet-workers" }, number(monitor.workers.length))],
-      ["Still to be replaced", number(monitor.outdated_workers)],
+      ["To be replaced", number(monitor.outdated_workers)],
       monitor.stopped_hosts.length > 0 && ["Stopped hosts", stoppedHosts(monitor)],
     ])),
     h("div", { key: "events" }, events(monitor.events))),
@@ -92,7 +92,7 @@ function stoppedHosts(monitor) {
 
 function events(list) {
   if (list.length === 0) {
-    return empty("Nothing done yet.", "What it does, and why, shows here.");
+    return empty("No actions yet.", "Its actions and their reasons appear here.");
   }
   return h("ol.fleet-events", null, list.slice(-EVENTS).reverse().map((event, index) => h("li", { key: `${event.at_unix_s} ${event.what} ${index}` },
     h("span.muted", null, ago(event.at_unix_s * 1000)),
@@ -105,7 +105,7 @@ function functionTable(monitor) {
   return table({
     id: `fleet-functions-${monitor.fleet}`,
     sort: `sort_${encodeURIComponent(monitor.fleet)}`,
-    label: `Functions that the monitor of ${visible(monitor.fleet)} takes care of`,
+    label: `Functions that the monitor of ${visible(monitor.fleet)} manages`,
     by: "function",
     down: false,
     rows: monitor.functions.map((fn) => ({ ...fn, key: fn.function })),
@@ -168,7 +168,7 @@ function hostHead(host, fleet) {
   const isStopped = monitors.some((monitor) => monitor.stopped_hosts.includes(host));
   return h("div.group-head", null,
     h("strong", null, host === "" ? h("i.muted", null, "host unknown") : name(host)),
-    isStopped && h("span.badge.is-paused", { title: "No worker is to be here" }, "stopped"),
+    isStopped && h("span.badge.is-paused", { title: "No worker may run here" }, "stopped"),
     h("span.muted", null, `${plural(all.length, "worker")}, ${plural(running, "job")} running`),
     mayAct() && host !== "" && h("span.buttons.small", null, monitors.length > 0
       ? [
@@ -211,7 +211,7 @@ function workerCell(worker) {
 function stateCell(worker) {
   return h("span.lines", null,
     worker.silent_s === null ? badge(worker.state) : [badge("silent"), h("span.muted", { key: "since" }, `for ${shortAge(worker.silent_s)}`)],
-    worker.error !== null && h("span.badge.is-failing", { key: "error", title: visible(worker.error) }, "bad answer"));
+    worker.error !== null && h("span.badge.is-failing", { key: "error", title: visible(worker.error) }, "invalid answer"));
 }
 
 function versionCell({ version, language }) {

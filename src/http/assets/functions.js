@@ -59,8 +59,8 @@ function functionTable(functions) {
       numeric("in", "In/s", (fn) => fn.rates.in_per_s, rate),
       numeric("out", "Out/s", (fn) => fn.rates.out_per_s, rate),
       numeric("failed", "Failed/s", (fn) => fn.rates.failed_per_s, rate),
-      numeric("p50", "p50", (fn) => fn.run.p50_s, shortDuration, "Half of the runs took at most so long"),
-      numeric("p99", "p99", (fn) => fn.run.p99_s, shortDuration, "99 of 100 runs took at most so long"),
+      numeric("p50", "p50", (fn) => fn.run.p50_s, shortDuration, "Median running time"),
+      numeric("p99", "p99", (fn) => fn.run.p99_s, shortDuration, "99th percentile of the running time"),
       { id: "actions", label: "", class: "actions", cell: (fn) => actions.mayAct() && menuButton(`Actions for ${visible(fn.name)}`, () => functionActions(fn)) },
     ],
   }));

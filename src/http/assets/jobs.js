@@ -170,7 +170,7 @@ export function oneJob([encoded]) {
       const { job, ended } = state;
       if (!job) {
         return [h("h1", { tabindex: "-1" }, "Job ", name(handle)), ended
-          ? empty("There is no such job.", "It has ended, or it never was. Jobs that have ended are not kept. ", link("#/jobs", "See all jobs"))
+          ? empty("There is no such job.", "It has ended, or it never existed. Jobs that have ended are not kept. ", link("#/jobs", "See all jobs"))
           : h("p.muted", null, "Loading…")];
       }
       return [
@@ -211,7 +211,7 @@ function steps(job, ended, endedAt) {
   return [
     ["Submitted", job.submitted_unix_ms, job.submitted_unix_ms === null ? "time not known" : relative(job.submitted_unix_ms), "past"],
     due !== null && ["Due", due, job.state === "scheduled" ? relative(due) : "", job.state === "scheduled" ? "now" : "past"],
-    forgotten > 0 && ["Earlier runs", null, `${number(forgotten)} of which no more is known`, "past"],
+    forgotten > 0 && ["Earlier runs", null, `${number(forgotten)} without details`, "past"],
     ...earlier.map((run, index) => [`Run ${forgotten + index + 1}`, run.since_unix_ms, `${ENDS[run.end]} after ${age((run.until_unix_ms - run.since_unix_ms) / 1000)}, on ${visible(run.client_id ?? run.address)}`, "past"]),
     job.state === "queued" && !ended && ["Waits for a worker", null, job.submitted_unix_ms === null ? "" : `for ${since(Math.max(job.submitted_unix_ms, due ?? 0))}`, "now"],
     job.since_unix_ms !== null && ["Started", job.since_unix_ms, waits(Math.max(job.submitted_unix_ms ?? 0, due ?? 0) || null, job.since_unix_ms), "past"],
@@ -235,7 +235,7 @@ function aboutCard(job) {
     ["Function", functionLink(job.function_id, job.function)],
     ["Unique id", job.unique === "" ? "none" : name(job.unique)],
     ["Priority", h("span", { "data-value": "priority" }, job.priority)],
-    ["Kind", job.background ? "background: it lives on without its client" : "foreground"],
+    ["Kind", job.background ? "background: independent of its client" : "foreground"],
     ["Clients that wait", number(job.clients)],
     ["Workload", job.workload_bytes === null ? "in the store" : bytes(job.workload_bytes)],
   ]));
@@ -255,7 +255,7 @@ function stateCard(job, ended) {
 function workloadCard(job, state, refresh) {
   const { preview } = job;
   if (!preview) {
-    return card("Workload", null, empty("The workload cannot be shown now.", "It is in the store alone, and the store did not answer in time."));
+    return card("Workload", null, empty("The workload cannot be shown now.", "It is only in the store, and the store did not answer in time."));
   }
   const form = state.form ?? (preview.encoding === "text" ? "text" : "hex");
   const more = preview.truncated && state.most < MOST_PREVIEW;

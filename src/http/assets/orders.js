@@ -26,7 +26,7 @@ export function newWorker(worker) {
 }
 
 export function reload(worker) {
-  return attempt(() => toWorker(worker, "reload"), () => `${worker.id} takes up its new code.`);
+  return attempt(() => toWorker(worker, "reload"), () => `${worker.id} reloads its code.`);
 }
 
 export async function exit(worker) {
@@ -55,7 +55,7 @@ export async function exitAll(host, workers) {
     const results = await Promise.allSettled(workers.map((worker) => toWorker(worker, "exitWorker")));
     const failed = results.filter((result) => result.status === "rejected");
     if (failed.length > 0) {
-      throw new Error(`${failed.length} of ${plural(workers.length, "worker")} did not take the order: ${failed[0].reason.message}`);
+      throw new Error(`${failed.length} of ${plural(workers.length, "worker")} did not accept the command: ${failed[0].reason.message}`);
     }
     return {};
   }, () => `${plural(workers.length, "worker")} on "${host}" will end.`);

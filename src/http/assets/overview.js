@@ -127,7 +127,7 @@ function heldUp(functions) {
 function notices(server, functions) {
   const found = [];
   if (server.draining) {
-    found.push(["warn", "The server is stopping: it takes no jobs any more and ends after those that it has."]);
+    found.push(["warn", "The server is draining: it accepts no new jobs, and stops after the current ones."]);
   }
   if (server.store.state === "failing") {
     found.push(["bad", `The store is failing: ${server.store.error ?? "no reason is known"}. Background jobs are refused.`]);
@@ -160,7 +160,7 @@ function tiles(server) {
 function workersCard(server) {
   const all = STATES.reduce((sum, state) => sum + server.workers[state], 0);
   if (all === 0) {
-    return card("Workers", null, empty("No workers yet.", `Point one at this server's Gearman port, which is 4730 unless it was told another, for example: gearman -w -h ${location.hostname} -p PORT -f reverse rev`));
+    return card("Workers", null, empty("No workers yet.", `Point one at this server's Gearman port, 4730 by default, for example: gearman -w -h ${location.hostname} -p PORT -f reverse rev`));
   }
   return card("Workers", null,
     h("div.stack", { role: "img", "aria-label": STATES.filter((state) => server.workers[state] > 0).map((state) => `${server.workers[state]} ${state}`).join(", ") },

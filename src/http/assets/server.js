@@ -63,7 +63,7 @@ function connectionsCard({ connections }) {
   return card("Connections", null, facts([
     ["Open", h("span", { "data-value": "open" }, number(connections.open))],
     ["Accepted", number(connections.accepted)],
-    ["Refused", [number(connections.refused), h("span.muted", null, " for there were too many")]],
+    ["Refused", [number(connections.refused), h("span.muted", null, " because of the limit")]],
     ["Closed as slow", [number(connections.slow_readers), h("span.muted", null, " that did not read")]],
   ]));
 }
@@ -112,7 +112,7 @@ function storeCard(store) {
     ["Location", h("span.break", null, store.location)],
     ["Durability", h("span.break", null, store.durability)],
     ["Changes waiting", number(store.waiting)],
-    ["Removals owed", number(store.owed)],
+    ["Pending removals", number(store.owed)],
     ["Jobs stored", number(store.added)],
     ["Jobs removed", number(store.removed)],
     ["Transactions", `${number(store.commits)}, of them synced ${number(store.syncs)}`],
@@ -144,7 +144,7 @@ export function rulesTable(id, rules) {
       { id: "who", label: "Workers", head: true, flex: true, cell: (rule) => name(rule.who) },
       { id: "function", label: "Function", flex: true, cell: (rule) => (rule.function === null ? "all" : functionLink(rule.function_id, rule.function)) },
       { id: "how", label: "How", cell: (rule) => badge(rule.how) },
-      { id: "now", label: "Now", number: true, title: "How many workers the rule means now", cell: (rule) => (rule.workers === 0 ? h("span", { title: "It is kept for what may come" }, "none") : String(rule.workers)) },
+      { id: "now", label: "Now", number: true, title: "How many workers the rule means now", cell: (rule) => (rule.workers === 0 ? h("span", { title: "It is kept for future connections" }, "none") : String(rule.workers)) },
       { id: "lift", label: "", class: "actions", cell: (rule) => actions.mayAct() && button("Lift", () => actions.lift(rule), { kind: "small" }) },
     ],
   });
@@ -153,7 +153,7 @@ export function rulesTable(id, rules) {
 function interfacesCard() {
   return card("Interfaces", null, h("ul.links", null,
     h("li", null, link("/metrics", "/metrics"), h("span.muted", null, "for Prometheus")),
-    h("li", null, link("/api/v1/openapi.json", "/api/v1/openapi.json"), h("span.muted", null, "what the API offers")),
-    h("li", null, link("/healthz", "/healthz"), h("span.muted", null, "whether it lives")),
-    h("li", null, link("/readyz", "/readyz"), h("span.muted", null, "whether it takes jobs"))));
+    h("li", null, link("/api/v1/openapi.json", "/api/v1/openapi.json"), h("span.muted", null, "description of the API")),
+    h("li", null, link("/healthz", "/healthz"), h("span.muted", null, "liveness")),
+    h("li", null, link("/readyz", "/readyz"), h("span.muted", null, "readiness"))));
 }

@@ -38,7 +38,7 @@ function formCard(state, query) {
     field("Function", "input", { name: "function", required: true, maxlength: "512", list: "submit-functions", value: readable(query.get("function")), spellcheck: "false", "data-filter": "" }),
     h("datalist", { id: "submit-functions", key: "known" }, state.known.map((known) => h("option", { key: known, value: known }))),
     field("Workload", "textarea", { name: "workload", rows: "7", spellcheck: "false" }, "Sent as UTF-8."),
-    field("Unique id", "input", { name: "unique", maxlength: "64", spellcheck: "false" }, "Optional. A job with an equal one is joined."),
+    field("Unique id", "input", { name: "unique", maxlength: "64", spellcheck: "false" }, "Optional. Jobs with the same unique id are coalesced."),
     h("div.pair", { key: "pair" },
       field("Priority", "select", { name: "priority", value: "normal" }, null, ["high", "normal", "low"].map((word) => h("option", { key: word, value: word }, word))),
       field("Not before", "input", { name: "due", type: "datetime-local" }, "Optional; for a job in the background.")),
@@ -116,7 +116,7 @@ function isAtWork({ events, progress }) {
 function resultCard(state) {
   const { progress } = state;
   if (state.events.length === 0 && state.busy === null) {
-    return card("Result", null, empty("Nothing submitted yet.", "What the worker sends shows here as it comes: data, warnings, progress and the result."));
+    return card("Result", null, empty("Nothing submitted yet.", "Results of the worker appear here as they arrive: data, warnings, progress and the result."));
   }
   return card("Result", { "aria-live": "polite" },
     h("p", { key: "about" }, name(state.told), state.handle && [" as ", jobLink(state.handle)]),

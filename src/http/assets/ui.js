@@ -42,22 +42,22 @@ export function jobLink(handle) {
 const MEANINGS = {
   working: "Holds a job",
   waiting: "Awake, without a job",
-  asleep: "Waits to be told of a job",
-  woken: "Was told of a job and has not asked for it yet",
+  asleep: "Sleeps until it is woken for a job",
+  woken: "Was woken for a job and has not requested it yet",
   disabled: "Gets no jobs",
   draining: "Gets no new jobs and still holds some",
   drained: "Gets no new jobs and holds none any more",
   paused: "Its jobs wait; submissions go on",
-  awaited: "Known by its settings alone: no worker or job has named it yet. It is forgotten with the last of them",
+  awaited: "Known only by its settings: it has had no worker or job yet. It is forgotten with its last setting",
   scheduled: "Not due yet",
   queued: "Waits for a worker",
   running: "A worker has it",
   idle: "Has no job",
   leaving: "Finishes its job and ends",
   silent: "Does not answer",
-  outdated: "Its monitor is to replace it",
-  settled: "Nothing is to be done",
-  busy: "It brings the fleet to what is wanted",
+  outdated: "Its monitor will replace it",
+  settled: "The fleet is in the desired state",
+  busy: "It is changing the fleet to the desired state",
 };
 
 export function badge(word, extra = "") {

@@ -187,7 +187,7 @@ function workerHead(worker, gone) {
       h("h1", { tabindex: "-1" }, "Worker ", h("span.code", null, worker.id), gone ? h("span.badge", null, "disconnected") : badge(worker.state))),
     actions.mayAct() && !gone && h("div.buttons", null,
       !withheld && button("Drain", () => actions.withhold("drain", who), { title: "No new jobs; running ones are finished" }),
-      !withheld && button("Disable", () => actions.withhold("disable", who), { title: "No jobs any more" }),
+      !withheld && button("Disable", () => actions.withhold("disable", who), { title: "No more jobs" }),
       withheld && button("Enable", () => actions.enable(worker), { kind: "solid" }),
       button("Kick…", () => actions.kick(who, `worker ${worker.id}`), { id: "kick", kind: "danger" })));
 }
@@ -244,7 +244,7 @@ function functionsCard(worker, shown) {
   const rows = worker.functions.filter((fn) => shown.all === "all" || fn.in_use).map((fn) => ({ ...fn, key: fn.id }));
   const total = (id, label) => ({ id, label, number: true, value: (fn) => fn.totals[id], cell: (fn) => counted(fn.totals[id]) });
   const choice = dropped > 0 && segments("Functions", [["used", "In use"], ["all", `All (${dropped} dropped)`]], shown.all, (value) => { shown.all = value; redraw(); });
-  return card("Functions", { actions: choice }, rows.length === 0 ? empty("It can do nothing now.", "It has dropped what it could do.") : table({
+  return card("Functions", { actions: choice }, rows.length === 0 ? empty("No functions.", "It has unregistered all of them.") : table({
     id: "worker-functions",
     label: "Functions of this worker",
     by: "name",

@@ -120,9 +120,9 @@ impl<F: FnMut(usize, Reply)> Questions<'_, F> {
                 let answer = body.slice_ref(answer);
                 let most = self.all.get(place).map_or(0, |question| question.most);
                 let reply = if is_cut || answer.len() > most {
-                    Reply::Failed(format!("an answer of more than {most} bytes"))
+                    Reply::Failed(format!("answer exceeds {most} bytes"))
                 } else if self.held + answer.len() > ANSWERS_MAX {
-                    Reply::Failed(format!("all answers together have more than {ANSWERS_MAX} bytes"))
+                    Reply::Failed(format!("all answers together exceed {ANSWERS_MAX} bytes"))
                 } else {
                     self.held += answer.len();
                     Reply::Answer(answer)
@@ -131,7 +131,7 @@ impl<F: FnMut(usize, Reply)> Questions<'_, F> {
             }
             Some(PacketType::WorkFail) => {
                 if let Some(place) = self.open.remove(&body) {
-                    (self.each)(place, Reply::Failed("a failure instead of an answer".to_owned()));
+                    (self.each)(place, Reply::Failed("WORK_FAIL instead of an answer".to_owned()));
                 }
             }
             _ => {}
@@ -268,7 +268,7 @@ mod tests {
         let expected = [
             (1, Reply::Failed("QUEUE_FULL: no room".to_owned())),
             (2, Reply::Answer(Bytes::from_static(b"a\0b"))),
-            (0, Reply::Failed("a failure instead of an answer".to_owned())),
+            (0, Reply::Failed("WORK_FAIL instead of an answer".to_owned())),
         ];
         assert_eq!(replies, expected);
     }
@@ -284,7 +284,7 @@ mod tests {
         ];
         let (done, replies) = asked(2, said.concat()).await;
         done.unwrap();
-        let too_long = Reply::Failed(format!("an answer of more than {ANSWER_MAX} bytes"));
+        let too_long = Reply::Failed(format!("answer exceeds {ANSWER_MAX} bytes"));
         assert_eq!(replies, [(0, too_long), (1, Reply::Answer(Bytes::from_static(b"short")))]);
     }
 
@@ -301,7 +301,7 @@ mod tests {
         ];
         let (done, replies) = asked_these(all, said.concat()).await;
         done.unwrap();
-        let too_long = Reply::Failed(format!("an answer of more than {ANSWER_MAX} bytes"));
+        let too_long = Reply::Failed(format!("answer exceeds {ANSWER_MAX} bytes"));
         assert_eq!(replies, [(0, too_long), (1, Reply::Answer(Bytes::from(long)))]);
     }
 

@@ -79,7 +79,7 @@ pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Respo
         return Err(nobody(route));
     }
     let permit = Arc::clone(&interface.actions).try_acquire_owned();
-    let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too much is being done already; try again"))?;
+    let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too many concurrent actions; try again"))?;
     // A separate task, so that the command completes and is logged even if the client disconnects.
     let task = tokio::spawn(async move {
         let _permit = permit;
@@ -93,7 +93,7 @@ pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Respo
     });
     match task.await {
         Ok(answer) => Ok(json(&Done { answer: answer? })),
-        Err(_) => Err(Failure::busy("stopped", "the server ended before that was done")),
+        Err(_) => Err(Failure::busy("stopped", "the server stopped before the action completed")),
     }
 }
 
@@ -101,7 +101,7 @@ pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Respo
 fn nobody(route: Route) -> Failure {
     match route {
         Route::OrderWorker => Failure::missing("no_such_worker", "there is no managed worker with this id"),
-        _ => Failure::missing("no_such_monitor", "this fleet has no monitor here; `gearmand fleet run` starts one"),
+        _ => Failure::missing("no_such_monitor", "no monitor of this fleet; `gearmand fleet run` starts one"),
     }
 }
 
@@ -112,12 +112,12 @@ impl Order {
         let wants_functions = matches!(verb, Verb::RegisterFunction | Verb::UnregisterFunction);
         if wants_functions == functions.is_empty() {
             let message =
-                "functions names those that are to be registered or unregistered, and stands with no other verb";
+                "functions is required to register or unregister functions, and is not allowed with other verbs";
             return Err(Failure::bad("bad_body", message));
         }
         for name in &functions {
             if name.is_empty() {
-                return Err(Failure::bad("bad_function", "a managed worker has no function without a name"));
+                return Err(Failure::bad("bad_function", "a managed worker cannot have a function with an empty name"));
             }
             function(name.clone().into_bytes())?;
         }
@@ -137,7 +137,7 @@ impl Order {
         }
         let host_text = host.as_deref().map_or_else(|| "all hosts".to_owned(), |host| escaped(host.as_bytes()));
         let needed = |host: Option<String>| {
-            host.ok_or_else(|| Failure::bad("bad_body", "host says which one is to be stopped or started"))
+            host.ok_or_else(|| Failure::bad("bad_body", "host is required: the host to stop or start"))
         };
         let (wish, verb) = match verb {
             MonitorVerb::Roll => (Wish::Roll { host }, "roll"),
@@ -164,13 +164,13 @@ async fn give(
     let question = Question { function, unique: "", workload: Bytes::from(workload), most: ANSWER_MAX };
     let mut said = None;
     let asked = ask(interface, peer, &[question], PATIENCE, |_, reply| said = Some(reply)).await;
-    asked.map_err(|error| Failure::busy("no_connection", format!("the job server's connection has ended: {error}")))?;
+    asked.map_err(|error| Failure::busy("no_connection", format!("the job server closed the connection: {error}")))?;
     match said {
         Some(Reply::Answer(answer)) => read(&answer),
         Some(Reply::Failed(why)) => Err(no_sense(&why)),
         None => {
             let seconds = PATIENCE.as_secs();
-            let message = format!("no answer within {seconds} s; it may still do it, if it has taken the order");
+            let message = format!("no answer within {seconds} s; the command may still be executed");
             Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, "no_answer", message))
         }
     }
@@ -188,7 +188,7 @@ fn read(answer: &[u8]) -> Result<Map<String, Value>, Failure> {
 
 /// The error for an answer that violates the contract.
 fn no_sense(why: &str) -> Failure {
-    let message = format!("it does not answer as the contract says: {}", cut(why.to_owned(), TEXT_MAX));
+    let message = format!("its answer violates the contract: {}", cut(why.to_owned(), TEXT_MAX));
     Failure::new(StatusCode::BAD_GATEWAY, "bad_answer", message)
 }
 

@@ -29,7 +29,8 @@ pub(super) fn refusal(changes: &Changes, packet_max: usize) -> Option<String> {
     let most = packet_max.saturating_sub(HEAD_BYTES);
     let job = changes.adds.iter().find(|job| packet_max > 0 && job.workload().len() > most)?;
     Some(format!(
-        "the workload of {} has {} bytes, more than the server takes: its max_allowed_packet is {packet_max}; raise it",
+        "the workload of {} has {} bytes, more than the server accepts: its max_allowed_packet is {packet_max}; raise \
+         it",
         job.handle(),
         job.workload().len()
     ))

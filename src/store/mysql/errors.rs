@@ -46,7 +46,7 @@ impl driver::DriverError for Error {
 
     fn meaning(&self) -> (StoreFailure, String, &'static str) {
         let Self::Server(error) = self else {
-            let advice = "see whether it runs and whether its address is right";
+            let advice = "check that it is running and that its address is correct";
             return (StoreFailure::Unreachable, self.to_string(), advice);
         };
         let (failure, advice) = if error.message.ends_with("(using password: NO)") {
@@ -61,20 +61,20 @@ impl driver::DriverError for Error {
 /// Maps an error number to the code for clients and the advice.
 fn judge(code: u16) -> (StoreFailure, &'static str) {
     match code {
-        3159 => (StoreFailure::Unreachable, "this server speaks to MySQL without TLS: use its UNIX socket or a tunnel"),
+        3159 => (StoreFailure::Unreachable, "gearmand connects to MySQL without TLS: use its UNIX socket or a tunnel"),
         code if LASTING.contains(&code) => {
-            (StoreFailure::Unreachable, "see user, password and database, and what the user was granted")
+            (StoreFailure::Unreachable, "check user, password and database, and the user's grants")
         }
         1040 | 1053 | 1077 | 1079 | 1203 | 1927 | 2006 | 2013 | 4031 => {
-            (StoreFailure::Unreachable, "it is being stopped or has too many connections")
+            (StoreFailure::Unreachable, "it is shutting down, or has too many connections")
         }
-        1021 | 1030 | 1037 | 1041 | 1114 => (StoreFailure::Full, "make room for the database"),
-        1290 | 1792 | 1836 | 3989 => (StoreFailure::ReadOnly, "connect to the primary, or let it be written to"),
+        1021 | 1030 | 1037 | 1041 | 1114 => (StoreFailure::Full, "free some disk space for the database"),
+        1290 | 1792 | 1836 | 3989 => (StoreFailure::ReadOnly, "connect to the primary, or make the server writable"),
         1142 | 1227 => (StoreFailure::Io, "grant this user CREATE, ALTER, INDEX, INSERT, UPDATE, DELETE and SELECT"),
-        1205 => (StoreFailure::Locked, "see which other session holds locks on the table (SHOW ENGINE INNODB STATUS)"),
+        1205 => (StoreFailure::Locked, "check which other session locks the table (SHOW ENGINE INNODB STATUS)"),
         1062 | 1118 | 1153 | 1264 | 1366 | 1406 | 3988 => {
             (StoreFailure::Refused, "this job does not fit into the table")
         }
-        _ => (StoreFailure::Io, "see the database's log"),
+        _ => (StoreFailure::Io, "check the database's log"),
     }
 }

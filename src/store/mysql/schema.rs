@@ -107,7 +107,7 @@ pub(super) async fn prepare(
         Access::Read => {
             look(&mut connection, &mut table).await?;
             if table.columns.is_empty() {
-                let text = "there is no such table; see the names of table and database";
+                let text = "no such table; check the names of table and database";
                 return Err(Failed::Here(StoreFailure::Io, text.to_owned()));
             }
             check_owner(&table)?;
@@ -184,8 +184,8 @@ async fn check_format(connection: &mut Conn, table: &Table) -> Result<bool, Fail
     Err(Failed::Here(
         StoreFailure::Corrupt,
         format!(
-            "the table has format {format}, and this program knows formats up to {FORMAT}; use the newer program that \
-             wrote it"
+            "the table has format {format}, and this program supports formats up to {FORMAT}; use the newer program \
+             that wrote it"
         ),
     ))
 }

@@ -75,7 +75,7 @@ impl Statements {
 pub(super) fn refusal(changes: &Changes) -> Option<String> {
     let job = changes.adds.iter().find(|job| job.workload().len() > WORKLOAD_MAX)?;
     Some(format!(
-        "the workload of {} has {} bytes, more than the {WORKLOAD_MAX} that PostgreSQL is given",
+        "the workload of {} has {} bytes, more than the limit of {WORKLOAD_MAX} for PostgreSQL",
         job.handle(),
         job.workload().len()
     ))
@@ -194,7 +194,7 @@ enum Counted {
 
 async fn transaction(session: &Session, changes: &Changes, besides: &Besides) -> Result<Done, Failed> {
     let Some(statements) = &session.statements else {
-        return Err(Failed::Here(StoreFailure::ReadOnly, "the table was opened for reading".to_owned()));
+        return Err(Failed::Here(StoreFailure::ReadOnly, "the table was opened read-only".to_owned()));
     };
     let removes: Vec<i64> = changes.removes.iter().map(|key| signed(key.number)).collect();
     let attempt_ids: Vec<i64> = changes.attempts.iter().map(|(key, _)| signed(key.number)).collect();

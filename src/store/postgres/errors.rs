@@ -9,7 +9,7 @@ use super::super::driver::{self, DriverError};
 use crate::job_server::StoreFailure;
 
 /// Advice if either side requires TLS.
-const NO_TLS: &str = "this server speaks to PostgreSQL without TLS: use sslmode=disable or prefer and a line for it in \
+const NO_TLS: &str = "gearmand connects to PostgreSQL without TLS: use sslmode=disable or prefer and a line for it in \
                       pg_hba.conf, a UNIX socket or a tunnel";
 
 /// Why an operation failed.
@@ -69,7 +69,7 @@ fn explain_driver(error: &tokio_postgres::Error) -> (StoreFailure, String, &'sta
         let advice = if reason.contains("TLS") || reason.contains("tls") {
             NO_TLS
         } else {
-            "see whether it runs and whether its address is right"
+            "check that it is running and that its address is correct"
         };
         return (StoreFailure::Unreachable, reason, advice);
     };
@@ -83,27 +83,27 @@ fn explain_driver(error: &tokio_postgres::Error) -> (StoreFailure, String, &'sta
 /// Maps a state to the code for clients and the advice.
 fn judge(code: &SqlState) -> (StoreFailure, &'static str) {
     if *code == SqlState::DISK_FULL {
-        return (StoreFailure::Full, "make room on the database's disk");
+        return (StoreFailure::Full, "free some space on the database's disk");
     }
     if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
         return (
             StoreFailure::ReadOnly,
-            "connect to the primary (target_session_attrs=read-write), or let it be written to",
+            "connect to the primary (target_session_attrs=read-write), or make the server writable",
         );
     }
     if *code == SqlState::INSUFFICIENT_PRIVILEGE {
-        return (StoreFailure::Io, "grant this user the table, or let it own the table so that columns can be added");
+        return (StoreFailure::Io, "grant this user the table, or make it the owner so that columns can be added");
     }
     match &code.code()[..2] {
         "08" | "57" if *code != SqlState::QUERY_CANCELED => {
-            (StoreFailure::Unreachable, "it is being stopped or started")
+            (StoreFailure::Unreachable, "it is shutting down or starting")
         }
         "28" => {
-            (StoreFailure::Unreachable, "see user and password in the connection string, and the server's pg_hba.conf")
+            (StoreFailure::Unreachable, "check the connection string's user and password, and the server's pg_hba.conf")
         }
         "3D" => (StoreFailure::Unreachable, "create the database, or name another in the connection string"),
         "53" => (StoreFailure::Full, "the database lacks connections, memory or space"),
         "22" | "23" | "54" => (StoreFailure::Refused, "this job does not fit into the table"),
-        _ => (StoreFailure::Io, "see the database's log"),
+        _ => (StoreFailure::Io, "check the database's log"),
     }
 }

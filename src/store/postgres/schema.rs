@@ -128,7 +128,7 @@ pub(super) async fn prepare(
         Access::Read => {
             answer(client.batch_execute("SET default_transaction_read_only = on")).await?;
             let mut found = find(&client, table).await?.ok_or_else(|| {
-                Failed::Here(StoreFailure::Io, "there is no such table; see its name and the search_path".to_owned())
+                Failed::Here(StoreFailure::Io, "no such table; check its name and the search_path".to_owned())
             })?;
             found.columns = columns(&client, &found).await?;
             check_owner(&found)?;
@@ -190,7 +190,7 @@ async fn create(client: &Client, name: &str) -> Result<Table, Failed> {
     // Unquoted, as in C++ gearmand, so that Queue means queue.
     answer(client.batch_execute(&format!("CREATE TABLE {name} ({COLUMNS})"))).await?;
     find(client, name).await?.ok_or_else(|| {
-        Failed::Here(StoreFailure::Io, "the table was made, but the search_path does not find it".to_owned())
+        Failed::Here(StoreFailure::Io, "the table was created, but is not found in the search_path".to_owned())
     })
 }
 
@@ -222,8 +222,8 @@ async fn check_format(client: &Client, table: &Table) -> Result<bool, Failed> {
     Err(Failed::Here(
         StoreFailure::Corrupt,
         format!(
-            "the table has format {format}, and this program knows formats up to {FORMAT}; use the newer program that \
-             wrote it"
+            "the table has format {format}, and this program supports formats up to {FORMAT}; use the newer program \
+             that wrote it"
         ),
     ))
 }
@@ -285,7 +285,7 @@ async fn lock(client: &Client, table: &Table, last: Option<&Backend>) -> Result<
                  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
                  AND l.classid::bigint = $1::bigint >> 32 AND l.objid::bigint = $2::bigint";
     let holder = answer(client.query_opt(query, &[&key, &table.oid])).await?;
-    let (mut whose, mut is_last) = ("pg_locks does not name it any more".to_owned(), false);
+    let (mut whose, mut is_last) = ("holder no longer in pg_locks".to_owned(), false);
     if let Some(row) = holder {
         whose = row.try_get(0)?;
         let start = row.try_get::<_, Option<String>>(2)?.unwrap_or_default();

@@ -72,11 +72,11 @@ impl Failed {
             Self::NoAnswer(limit) => (
                 StoreFailure::Unreachable,
                 format!("no answer within {} s", limit.as_secs()),
-                "see whether it runs, and what it waits for",
+                "check that it is running, and what it waits for",
             ),
             Self::NoDirectory(socket) => (
                 StoreFailure::Unreachable,
-                format!("there is no directory for the server's socket {socket}"),
+                format!("the directory of the server's socket {socket} does not exist"),
                 "see --redis-server",
             ),
             Self::Here(failure, reason) => (*failure, reason.clone(), ""),
@@ -90,20 +90,20 @@ impl Failed {
 fn judge(error: &RedisError) -> (StoreFailure, &'static str) {
     let says = |code: &str| says(error, code);
     if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
-        return (StoreFailure::Unreachable, "see whether it runs and whether its address is right");
+        return (StoreFailure::Unreachable, "check that it is running and that its address is correct");
     }
     if says("OOM") {
         return (StoreFailure::Full, "raise its maxmemory, or let workers catch up");
     }
     // The driver has its own word for the first one when it reports a failed transaction.
     if says("READONLY") || says("ReadOnly") || says("MISCONF") {
-        return (StoreFailure::ReadOnly, "connect to the primary; see Redis's log for why it cannot write");
+        return (StoreFailure::ReadOnly, "connect to the primary; check Redis's log for why it cannot write");
     }
     if says("NOAUTH") {
         return (StoreFailure::Unreachable, "Redis asks for a password: add --redis-password=...");
     }
     if is_about_password(error) {
-        return (StoreFailure::Unreachable, "see the password");
+        return (StoreFailure::Unreachable, "check the password");
     }
     if is_cluster(error) {
         return (
@@ -112,12 +112,12 @@ fn judge(error: &RedisError) -> (StoreFailure, &'static str) {
         );
     }
     if says("LOADING") || says("MASTERDOWN") || says("TRYAGAIN") {
-        return (StoreFailure::Unreachable, "it is being started");
+        return (StoreFailure::Unreachable, "it is starting");
     }
     if says("NOPERM") {
-        return (StoreFailure::Io, "let this user read and write the keys of the prefix");
+        return (StoreFailure::Io, "grant this user read and write access to the keys of the prefix");
     }
-    (StoreFailure::Io, "see Redis's log")
+    (StoreFailure::Io, "check Redis's log")
 }
 
 fn says(error: &RedisError, code: &str) -> bool {

@@ -50,6 +50,6 @@ pub(super) fn decimal(value: Option<&[u8]>, field: &str) -> Result<Option<i64>, 
     let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i128>().ok());
     match number {
         Some(number) => Ok(Some(i64::try_from(number).unwrap_or(if number < 0 { i64::MIN } else { i64::MAX }))),
-        None => Err(format!("its {field} is no number")),
+        None => Err(format!("its {field} is not a number")),
     }
 }

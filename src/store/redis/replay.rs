@@ -375,15 +375,15 @@ impl Reader {
         for (function, Guess { keys, first, other }) in self.guesses.iter().take(NAMED_GUESSES) {
             let (function, other) = (function.escape_ascii(), other.escape_ascii());
             tracing::error!(
-                "{name}: {keys} keys of C++ gearmand, {} for one, can be read in several ways, and were taken for jobs of the \
-                 function {function}; if they are of one with a hyphen, say {other}: gearmand admin move-jobs {function} {other} \
-                 (move-job HANDLE FUNCTION for single ones)",
+                "{name}: {keys} keys of C++ gearmand, for example {}, are ambiguous, and were read as jobs of the \
+                 function {function}; if their function has a hyphen, for example {other}, run gearmand admin \
+                 move-jobs {function} {other} (move-job HANDLE FUNCTION for single ones)",
                 first.escape_ascii()
             );
         }
         let more = self.guesses.len().saturating_sub(NAMED_GUESSES);
         if more > 0 {
-            tracing::error!("{name}: the same is so of keys of {more} more functions");
+            tracing::error!("{name}: the same applies to keys of {more} more functions");
         }
     }
 

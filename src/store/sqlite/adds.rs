@@ -43,7 +43,7 @@ pub(super) fn make(transaction: &Transaction<'_>, sql: &Sql, adds: &[StoredJob])
         return Ok(made_way);
     }
     let text = format!(
-        "of {} rows {inserted} were inserted: a trigger of the table leaves out the others; see what it is for",
+        "only {inserted} of {} rows were inserted: a trigger of the table drops the others; check why",
         adds.len()
     );
     Err(Trouble::Refused(StoreFailure::Refused, text))

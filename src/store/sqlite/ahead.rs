@@ -66,7 +66,7 @@ impl SqliteStore {
         };
         let count = PIECE.min(goal - length);
         let written =
-            self.with_file("cannot write zeros behind its WAL", |_| append_zeros(&path, identity, length, count))?;
+            self.with_file("cannot extend its WAL with zeros", |_| append_zeros(&path, identity, length, count))?;
         if !written {
             self.ahead.again = Some(Instant::now() + AGAIN);
             return Ok(false);

@@ -38,9 +38,9 @@ fn not_openable(path: &Path, error: &rusqlite::Error) -> Option<String> {
             .map(|error| format!("{}; let this user read and write it", io::Error::from(error))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let has_directory = path.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent.is_dir());
-            Some(format!("{error}; {}", if has_directory { "name another file" } else { "make its directory" }))
+            Some(format!("{error}; {}", if has_directory { "name another file" } else { "create its directory" }))
         }
-        Err(error) => Some(format!("{error}; let this user reach it")),
+        Err(error) => Some(format!("{error}; grant this user access to it")),
     }
 }
 
@@ -48,7 +48,7 @@ fn not_openable(path: &Path, error: &rusqlite::Error) -> Option<String> {
 pub(super) fn of_system(path: &Path, what: &str, error: &io::Error) -> StoreError {
     let failure = of_kind(error);
     let advice = match error.kind() {
-        io::ErrorKind::NotFound => "make its directory, or choose another file",
+        io::ErrorKind::NotFound => "create its directory, or choose another file",
         _ => advice(failure),
     };
     StoreError::new(failure, format!("SQLite file {}: {what}: {error}; {advice}", path.display()))
@@ -92,12 +92,12 @@ fn advice(failure: StoreFailure) -> &'static str {
     match failure {
         StoreFailure::Full => "free some space on its file system",
         StoreFailure::ReadOnly => "let this user write the file and its directory, and mount its file system writable",
-        StoreFailure::Locked => "end the program that holds it locked",
+        StoreFailure::Locked => "end the program that holds the lock",
         StoreFailure::Corrupt => {
             "restore a backup, save what can be read with `sqlite3 FILE .recover`, or move it away to start empty"
         }
         StoreFailure::Refused => "a job does not fit into the table",
-        StoreFailure::Io | StoreFailure::Unreachable => "look at the system's log, the disk and the rights of the file",
+        StoreFailure::Io | StoreFailure::Unreachable => "check the system log, the disk and the file's permissions",
     }
 }
 

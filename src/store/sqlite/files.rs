@@ -51,9 +51,9 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match self.change {
-            Change::Gone => write!(f, "{path} was moved away or removed while it was used"),
-            Change::Replaced(_) => write!(f, "{path} was replaced by another file while it was used"),
-            Change::Cut => write!(f, "{path} was cut while it was used, and what it held is lost"),
+            Change::Gone => write!(f, "{path} was moved or deleted while in use"),
+            Change::Replaced(_) => write!(f, "{path} was replaced by another file while in use"),
+            Change::Cut => write!(f, "{path} was truncated while in use; its data is lost"),
         }
     }
 }

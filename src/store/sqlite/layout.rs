@@ -140,8 +140,8 @@ pub(super) fn check_version(connection: &Connection) -> Result<u32, Trouble> {
         _ => Err(Trouble::Refused(
             StoreFailure::Corrupt,
             format!(
-                "it is of format version {version}, and this program knows versions up to {FORMAT}; \
-                 use the newer program that wrote it, or choose another file"
+                "it has format version {version}, and this program supports versions up to {FORMAT}; use the newer \
+                 program that wrote it, or choose another file"
             ),
         )),
     }
@@ -218,7 +218,7 @@ pub(super) fn prepare(
     let sql = Found::read(&transaction, queue)?.sql(queue);
     transaction.commit()?;
     if found.form == Form::Cpp {
-        let key = if keep_primary_key { "stays" } else { "is gone; --sqlite-keep-primary-key would leave it" };
+        let key = if keep_primary_key { "stays" } else { "was removed; --sqlite-keep-primary-key would keep it" };
         audit!("{queue} of C++ gearmand was taken over; its primary key {key}");
     }
     Ok(sql)

@@ -91,7 +91,7 @@ impl Drop for LockFile {
 
 fn take_file(database: &Path) -> Result<(File, (u64, u64)), StoreError> {
     let path = lock_path(database);
-    let system_error = |source| error::of_system(database, "cannot make its lock file", &source);
+    let system_error = |source| error::of_system(database, "cannot create its lock file", &source);
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -137,8 +137,8 @@ fn take_database(database: &Path) -> Result<Option<File>, StoreError> {
         Err(TryLockError::WouldBlock) => Err(StoreError::new(
             StoreFailure::Locked,
             format!(
-                "SQLite file {}: another server uses it and has locked it, though its lock file was removed; choose another \
-                 file or port, or end that server",
+                "SQLite file {}: another server uses it and has locked it, although its lock file was removed; choose \
+                 another file or port, or stop that server",
                 database.display()
             ),
         )),
@@ -163,7 +163,7 @@ fn in_use(database: &Path, lock: &Path, file: &mut File) -> StoreError {
     StoreError::new(
         StoreFailure::Locked,
         format!(
-            "SQLite file {}: {owner} uses it and holds {}; choose another file or port, or end that server",
+            "SQLite file {}: {owner} uses it and holds {}; choose another file or port, or stop that server",
             database.display(),
             lock.display()
         ),

@@ -62,7 +62,7 @@ pub fn backup(path: &Path, table: &str, copy: &Path) -> Result<u64, StoreError> 
     let copy = std::path::absolute(copy).unwrap_or_else(|_| copy.to_owned());
     let failed = |trouble: &Trouble| trouble.report(&path, &format!("cannot copy it to {}", copy.display()));
     if copy.symlink_metadata().is_ok() {
-        let text = "there is something of that name already; choose another".to_owned();
+        let text = "target exists already; choose another name".to_owned();
         return Err(failed(&Trouble::Refused(StoreFailure::Refused, text)));
     }
     let mut part = OsString::from(&copy);
@@ -105,11 +105,11 @@ fn write_copy(path: &Path, table: &str, part: &Path) -> Result<u64, Trouble> {
 pub fn compact(path: &Path, table: &str) -> Result<(u64, u64), StoreError> {
     let path = real_path(path);
     let size = || fs::metadata(&path).map(|file| file.len());
-    let system = |error: &io::Error| error::of_system(&path, "cannot make it smaller", error);
+    let system = |error: &io::Error| error::of_system(&path, "cannot compact it", error);
     // Before the lock file is created.
     let before = size().map_err(|error| system(&error))?;
     let _lock = LockFile::take(&path)?;
-    vacuum(&path, table).map_err(|trouble| trouble.report(&path, "cannot make it smaller"))?;
+    vacuum(&path, table).map_err(|trouble| trouble.report(&path, "cannot compact it"))?;
     Ok((before, size().map_err(|error| system(&error))?))
 }
 

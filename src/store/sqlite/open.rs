@@ -111,7 +111,7 @@ impl OpenFile {
     pub(super) fn read(path: &Path, queue: &str) -> Result<Self, Trouble> {
         // Opening something other than a regular file may block forever.
         if std::fs::metadata(path).is_ok_and(|file| !file.is_file() && !file.is_dir()) {
-            return Err(Trouble::Refused(StoreFailure::Corrupt, "it is no file; name one".to_owned()));
+            return Err(Trouble::Refused(StoreFailure::Corrupt, "it is not a regular file".to_owned()));
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let look = |connection: Connection| -> Result<Self, Trouble> {
@@ -262,7 +262,7 @@ fn check_encoding(connection: &Connection) -> Result<(), Trouble> {
     if encoding == "UTF-8" {
         return Ok(());
     }
-    let text = format!("its text is in {encoding}, and names may be any bytes; choose another file");
+    let text = format!("its text encoding is {encoding}, which cannot represent all names; choose another file");
     Err(Trouble::Refused(StoreFailure::Corrupt, text))
 }
 
@@ -298,7 +298,7 @@ pub(super) fn make_good(connection: &mut Connection, path: &Path, failed: bool) 
         Err(error) if !failed && error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
         Ok(_) => Err(Trouble::Refused(
             StoreFailure::Locked,
-            "after a failed write the file must be completed first, and a reader holds it up; end that program".into(),
+            "recovery after a failed write is blocked by a reader; end that program".into(),
         )),
         Err(error) => Err(error.into()),
     }

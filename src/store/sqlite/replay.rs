@@ -311,7 +311,7 @@ impl Reader {
             ValueRef::Null => 0,
             value => match positive(value) {
                 Some(due_s) => due_s,
-                None => return Ok(Err("its due time is negative or no number")),
+                None => return Ok(Err("its due time is negative or not a number")),
             },
         };
         let has_workload = has_workload || unique == DASH;

@@ -81,7 +81,8 @@ impl Reserve {
             return bytes;
         }
         tracing::warn!(
-            "--store-reserve asks for {} MiB, and the disk of {} has {} MiB: {:.1} MiB are kept, a quarter; lower --store-reserve",
+            "--store-reserve asks for {} MiB, and the disk of {} has {} MiB: limited to {:.1} MiB, a quarter of the \
+             disk; lower --store-reserve",
             bytes >> 20,
             self.directory.display(),
             disk >> 20,

@@ -75,7 +75,8 @@ impl SqliteStore {
         match self.files.mend_index() {
             Ok(false) => {}
             Ok(true) => tracing::warn!(
-                "SQLite file {}: its index {}-shm was cut while it was used; it is made again from the WAL, and nothing is lost",
+                "SQLite file {}: its index {}-shm was truncated while in use; it was recreated from the WAL, no data \
+                 lost",
                 self.path.display(),
                 self.path.display()
             ),
@@ -88,10 +89,7 @@ impl SqliteStore {
     fn keep_lock(&mut self) -> Result<(), StoreError> {
         let Some(lock) = self.lock.as_mut().filter(|lock| !lock.is_in_place(&self.path)) else { return Ok(()) };
         lock.take_again(&self.path)?;
-        tracing::warn!(
-            "SQLite file {}: its lock file was removed while it was used, and was made again",
-            self.path.display()
-        );
+        tracing::warn!("SQLite file {}: its lock file was removed while in use; it was recreated", self.path.display());
         Ok(())
     }
 
@@ -132,7 +130,7 @@ impl SqliteStore {
             self.files.forget_index();
             self.file = Some(self.opened()?);
             tracing::warn!(
-                "SQLite file {}: {mismatch}; it is made again from the WAL, and nothing is lost",
+                "SQLite file {}: {mismatch}; it was recreated from the WAL, no data lost",
                 self.path.display()
             );
             return Ok(());
@@ -156,7 +154,7 @@ impl SqliteStore {
         self.files.forget_wal();
         self.file = Some(self.opened()?);
         tracing::warn!(
-            "SQLite file {}: {mismatch}; what it held was copied into the database, and nothing is lost",
+            "SQLite file {}: {mismatch}; its contents were copied into the database, no data lost",
             self.path.display()
         );
         Ok(())
@@ -165,15 +163,15 @@ impl SqliteStore {
     fn lost(&self, mismatch: &Mismatch) -> StoreError {
         let remedy = match mismatch.change {
             Change::Cut => {
-                "restore a backup with the server stopped, or let workers finish what is queued and start it again"
+                "restore a backup with the server stopped, or let workers finish the queued jobs and restart it"
             }
             Change::Gone | Change::Replaced(_) => {
-                "put back the file that was there (the same one, not a copy), or let workers finish what is queued before you stop \
-                 the server: what is queued ends with it"
+                "put back the original file (the same one, not a copy), or let workers finish the queued jobs before \
+                 you stop the server: they are lost when it stops"
             }
         };
         let text = format!(
-            "SQLite file {}: {mismatch}; {remedy}: what was added since the last backup is in this process alone",
+            "SQLite file {}: {mismatch}; {remedy}: changes since the last backup exist only in this process",
             self.path.display()
         );
         StoreError::new(StoreFailure::Io, text)
@@ -268,13 +266,13 @@ impl SqliteStore {
         let (free, reserve) = (mebibytes(free), mebibytes(self.reserve.size()));
         let text = if bytes > 0 {
             format!(
-                "SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} \
-                 bytes; free some space, or lower --store-reserve"
+                "SQLite file {path}: the disk has {free} free besides the reserve of {reserve}, too little for a job \
+                 of {bytes} bytes; free some space, or lower --store-reserve"
             )
         } else {
             format!(
-                "SQLite file {path}: the disk is full: {free} are free, and the reserve of {reserve} is for removals; queued jobs are \
-                 handed out; free some space, let workers catch up, or lower --store-reserve"
+                "SQLite file {path}: the disk is full: {free} free, and the reserve of {reserve} is for removals only; \
+                 queued jobs still run; free some space, let workers catch up, or lower --store-reserve"
             )
         };
         Room::Short(StoreError::new(StoreFailure::Full, text))

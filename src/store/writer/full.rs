@@ -67,7 +67,7 @@ impl Writer {
         }
         *additions = fitting;
         if let Some(error) = refused.filter(|_| !is_full) {
-            warn!("the store refuses a job: {error}");
+            warn!("the store rejected a job: {error}");
         }
     }
 
@@ -169,8 +169,8 @@ impl Writer {
         } else if wal / 2 >= self.measured.warned {
             self.measured.warned = wal;
             warn!(
-                "the write-ahead log of the store has {} MiB: another program has had a transaction open for long, so that the log \
-                 cannot begin anew; end that transaction (`fuser FILE` names programs that have the file open)",
+                "the write-ahead log of the store has {} MiB: another program keeps a transaction open, so the WAL \
+                 cannot restart; end that transaction (`fuser FILE` names programs that have the file open)",
                 wal >> 20
             );
         }

@@ -55,10 +55,10 @@ impl Owed {
         let refused = self.removes.len() - ended;
         let parts = [
             (ended, "finished jobs will run again after the next start"),
-            (refused, "jobs that were refused may run after the next start"),
-            (self.edits.len(), "jobs that were moved or changed may be as they were before"),
-            (self.attempts.len(), "jobs may have too low a count of lost workers"),
-            (self.settings.len(), "decisions of the operator may be as they were before"),
+            (refused, "rejected jobs may run after the next start"),
+            (self.edits.len(), "edited jobs may be as they were before the edit"),
+            (self.attempts.len(), "jobs may have too low an attempt count"),
+            (self.settings.len(), "operator settings may be reverted"),
         ];
         parts.iter().filter(|(count, _)| *count > 0).map(|(count, outcome)| format!("{count} {outcome}")).collect()
     }

@@ -432,14 +432,14 @@ fn what_is_owed_at_the_end_is_named_and_nothing_else() {
     let mut owed = Owed::default();
     assert!(owed.outcomes().is_empty() && owed.has_only_refused());
     owed.add_refused([job(1).key(), job(2).key()].into_iter());
-    assert_eq!(owed.outcomes(), ["2 jobs that were refused may run after the next start"]);
+    assert_eq!(owed.outcomes(), ["2 rejected jobs may run after the next start"]);
     assert!(owed.has_only_refused());
     let settings = vec![("function f".to_owned(), None)];
     owed.add(Changes { removes: vec![job(3).key()], settings, ..Changes::default() });
     let expected = [
         "1 finished jobs will run again after the next start",
-        "2 jobs that were refused may run after the next start",
-        "1 decisions of the operator may be as they were before",
+        "2 rejected jobs may run after the next start",
+        "1 operator settings may be reverted",
     ];
     assert_eq!(owed.outcomes(), expected);
     assert!(!owed.has_only_refused());
