@@ -149,6 +149,15 @@ impl Connection {
         }
     }
 
+    /// Counts a new run, the last of its list.
+    pub(super) fn add_run(&mut self, run: u32) {
+        self.last_run = run;
+        self.last_assigned = run;
+        self.runs += 1;
+        self.most_runs = self.most_runs.max(self.runs);
+        self.gauges.running.set(u64::from(self.runs));
+    }
+
     /// Whether it sleeps and could take a job.
     pub(super) fn is_ready_to_wake(&self) -> bool {
         self.sleep == Sleep::Asleep && !self.is_full

@@ -247,7 +247,6 @@ impl JobServer {
         self.publish(function_slot);
         self.measure_wait(now, slot);
         let Ability { timeout_ms, ref gauges, .. } = self.abilities[ability as usize];
-        let gauges = Arc::clone(gauges);
         gauges.running.bump(1);
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us.saturating_add(timeout_ms.saturating_mul(1000)));
         if let Some(deadline_us) = deadline_us {
@@ -258,7 +257,7 @@ impl JobServer {
         let run = self.runs.insert(Run {
             job: slot,
             connection,
-            gauges,
+            gauges: Arc::clone(gauges),
             since_us: now.monotonic_us,
             since_unix_ms: now.unix_us / 1000,
             deadline_us,
@@ -281,11 +280,7 @@ impl JobServer {
             previous => self.runs[previous as usize].next = run,
         }
         let job = self.jobs.get(slot);
-        holder.last_run = run;
-        holder.last_assigned = run;
-        holder.runs += 1;
-        holder.most_runs = holder.most_runs.max(holder.runs);
-        holder.gauges.running.set(u64::from(holder.runs));
+        holder.add_run(run);
         holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);
         holder.has_forfeited(job.number(), true);
         let to = ConnectionId { slot: connection, generation: holder.generation };

@@ -1,11 +1,10 @@
 //! The writer thread, the only one that touches the store: it groups operations into transactions and reports
 //! their results.
 //!
-//! This is group commit without a timer or tuning. While one transaction is being written to disk, the
-//! operations for the next one accumulate, so the disk sets the pace and the batch size. Only when
-//! transactions are large already does the writer linger a fraction of a millisecond for more operations. A
-//! job is reported as stored after its transaction was committed, never before. Removals, for which no client
-//! waits, are delayed briefly so that they share a transaction with new jobs: see `removals.rs`.
+//! This is group commit without tuning: while one transaction is written to disk, operations for the next one
+//! accumulate. Only when transactions are large does the writer linger a fraction of a millisecond. A job is
+//! reported as stored after its transaction was committed. Removals, for which no client waits, are delayed
+//! briefly so that they share a transaction with new jobs: see `removals.rs`.
 //!
 //! # Failures
 //! A failed transaction may have been applied all the same. Its new jobs are reported as not stored, and
@@ -14,9 +13,8 @@
 //! may have in the store.
 //!
 //! While the store fails, new jobs are rejected at once (circuit breaker). The store is retried after a delay
-//! that grows to a few seconds, or once a second if an operation needs it. After an attempt that took longer
-//! than a second, this delay is as long as the attempt took, up to those few seconds. Reads continue, unless
-//! the store is unreachable or corrupt.
+//! that grows to a few seconds, or once a second if an operation needs it; after a slow attempt, after as
+//! long as that took. Reads continue, unless the store is unreachable or corrupt.
 //!
 //! A store that knows its free space rejects new jobs before the space runs out. Then jobs are still handed
 //! out and removed, until there is room again. See `full.rs`.
@@ -116,8 +114,7 @@ struct Writer {
     /// Whether the last transaction was large.
     is_busy: bool,
     /// Whether the store has rejected an edit or a setting of the current batch. A caller who waits for a
-    /// commit waits for all earlier operations, whoever requested them. So everyone waiting for this batch
-    /// gets the error.
+    /// commit waits for all earlier operations, so everyone waiting for this batch gets the error.
     has_refused: bool,
     /// The end of the reserved job numbers: the store has recorded that numbers up to this one may have been
     /// assigned.
@@ -583,8 +580,7 @@ impl Writer {
     }
 }
 
-/// Whether a store with this failure is unreadable too. A full, read-only or locked one may still be
-/// readable.
+/// Whether a store with this failure is unreadable too. A full, read-only or locked one may be readable.
 fn is_unreadable(failure: StoreFailure) -> bool {
     matches!(failure, StoreFailure::Unreachable | StoreFailure::Corrupt)
 }

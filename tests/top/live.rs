@@ -115,7 +115,7 @@ fn it_waits_for_a_server_that_has_gone() {
     assert!(lost.contains("jobs: 1 queued,"), "the last numbers stay:\n{lost}");
     screen.press(&["p"]);
     screen.press(&["y"]);
-    screen.shows("pause rev: there is no connection");
+    screen.shows("pause rev: no connection");
     server.restart();
     screen.waits_for("the server again", |text| !text.contains("NO CONNECTION") && text.contains("jobs: 1 queued"));
     screen.press(&["C-c"]);

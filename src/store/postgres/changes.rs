@@ -254,8 +254,7 @@ async fn transaction(session: &Session, changes: &Changes, besides: &Besides) ->
     if notes_number(changes) {
         execute(Counted::Written, &statements.last_number, &last_number);
     }
-    // After a failed statement this rolls back without an error of its own. The statement's error is
-    // reported.
+    // After a failed statement this rolls back without an error of its own; the statement's is reported.
     requests.push((Counted::Nothing, Box::pin(async { client.batch_execute("COMMIT").await.map(|()| 0) })));
     let (counted, requests): (Vec<Counted>, Vec<Request<'_>>) = requests.into_iter().unzip();
     let rows = answer(async { in_order(requests).await.into_iter().collect::<Result<Vec<u64>, Error>>() }).await?;
