@@ -155,26 +155,19 @@ impl Grabs {
         Ok(())
     }
 
-    /// Handles a rejection of something that was sent since the last response. A rejected result leaves its
-    /// job unfinished and its client waiting, so the job is failed.
+    /// Handles an error for something that was sent since the last answer. A rejected result leaves its job
+    /// open and its client waiting, so the job fails instead.
     ///
-    /// An accepted result is not answered, so the rejection may belong to any result before the next grab. A
-    /// WORK_FAIL for a finished job is rejected and has no other effect.
+    /// An accepted result has no answer, so the error may belong to any result before the next grab: each of
+    /// them fails, once. WORK_FAIL for a job that has ended does nothing but be answered JOB_NOT_FOUND.
     fn refused(&mut self, connection: &mut Connection, code: &str) -> Result<(), ConnectionError> {
-        match self.sent.front() {
-            Some(Sent::Failure) => {
-                self.sent.pop_front();
+        if code == "JOB_NOT_FOUND" {
+            return Ok(());
+        }
+        for sent in self.sent.iter_mut().take_while(|sent| !matches!(sent, Sent::Grab(_))) {
+            if let Sent::Result(handle) = std::mem::replace(sent, Sent::Failure) {
+                connection.request(PacketType::WorkFail, &[&handle])?;
             }
-            // The job has ended, or was assigned to another worker: there is nothing to fail.
-            Some(Sent::Result(_)) if code == "JOB_NOT_FOUND" => {}
-            Some(Sent::Result(_)) => {
-                for sent in self.sent.iter_mut().take_while(|sent| !matches!(sent, Sent::Grab(_))) {
-                    if let Sent::Result(handle) = std::mem::replace(sent, Sent::Failure) {
-                        connection.request(PacketType::WorkFail, &[&handle])?;
-                    }
-                }
-            }
-            Some(Sent::Grab(_)) | None => {}
         }
         Ok(())
     }
