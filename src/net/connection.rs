@@ -95,8 +95,9 @@ pub async fn serve(
     gauges: Arc<ConnectionGauges>,
     stream: impl AsyncRead + AsyncWrite + AsFd + Unpin,
 ) {
-    gauges.connected_ms.set(server.clock.now().unix_us / 1000);
-    gauges.heard_ms.set(gauges.connected_ms.get());
+    let now_ms = server.clock.now().unix_us / 1000;
+    gauges.connected_ms.set(now_ms);
+    gauges.heard_ms.set(now_ms);
     let account = server.pressure.account();
     let outbox = Arc::new(Outbox::new(limits.output, Arc::clone(account)));
     let Some(id) = server.hub.connect(Arc::clone(&gauges), Arc::clone(&outbox)) else {
@@ -151,9 +152,7 @@ pub async fn serve(
             let time = limits.patience.reading.unwrap_or_default();
             warn!("Closed {}: slow reader: read nothing for {time:?} (--write-timeout)", gauges.name());
         }
-        Err(End::Stuck(Stuck::Silent)) => {
-            warn!("Closed {}: host is unreachable with output pending", gauges.name());
-        }
+        Err(End::Stuck(Stuck::Silent)) => warn!("Closed {}: host unreachable with output pending", gauges.name()),
         Err(End::FirstByteTimeout) => {
             let time = limits.first_byte_timeout.unwrap_or_default();
             info!("Closed {}: handshake timeout: sent nothing for {time:?} (--handshake-timeout)", gauges.peer);
@@ -260,12 +259,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// meantime.
     async fn depart(&mut self, mut result: Result<(), End>) -> Result<(), End> {
         let missed_last = self.has_missed_last(&result);
-        // Removing it from its jobs may need the place.
-        self.writer.leave();
         loop {
             let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
             match self.server.hub.disconnect(self.server.clock.now(), self.id, end) {
                 Departure::Unfinished => {
+                    // The rest may need the place.
+                    self.writer.leave();
                     self.turn.spend_long(price::BUDGET);
                     poll_fn(|context| self.turn.poll_long(context)).await;
                 }
@@ -318,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// Writes the queued output. Ready when nothing is left.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         let Self { writer, stream, outbox, holder, watch, turn, .. } = self;
-        writer.poll_write(context, Pin::new(stream), outbox, holder, watch, turn.has_place())
+        writer.poll_write(context, Pin::new(stream), outbox, holder, watch, turn)
     }
 
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), End> {

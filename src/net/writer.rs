@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
@@ -47,8 +47,8 @@ impl Writer {
         self.turn.leave();
     }
 
-    /// Writes the output. Ready when nothing is left. `has_place`: the connection has a place for its
-    /// requests, which it may also use to write.
+    /// Writes the output. Ready when nothing is left. `requests` is the connection's turn for its requests: if
+    /// it has a place, the connection writes there too.
     pub(super) fn poll_write(
         &mut self,
         context: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl Writer {
         outbox: &Outbox,
         holder: &Registered,
         watch: &mut Watch,
-        has_place: bool,
+        requests: &mut Turn,
     ) -> Poll<Result<(), End>> {
         let mut written_now = 0;
         loop {
@@ -70,7 +70,9 @@ impl Writer {
                     return Poll::Ready(Ok(()));
                 }
             }
-            let most = ready!(self.poll_may_write(context, written_now, has_place));
+            let Poll::Ready(most) = self.poll_may_write(context, written_now, requests.has_place()) else {
+                return outbox.closed_at_once().map_or(Poll::Pending, |reason| Poll::Ready(Err(End::Closed(reason))));
+            };
             let stream = stream.as_mut();
             let written = match self.output.write_with(most, |pieces| {
                 let written = match pieces {
@@ -98,8 +100,12 @@ impl Writer {
             self.written += written;
             holder.wrote(written);
             watch.wrote(written);
-            self.charge(written);
             written_now += written;
+            if written_now > SHORT_WRITE {
+                let turn = if requests.has_place() { &mut *requests } else { &mut self.turn };
+                let kib = u32::try_from(written / 1024).unwrap_or(u32::MAX);
+                turn.spend_long(kib.saturating_mul(WRITE_KIB).max(1));
+            }
         }
     }
 
@@ -120,14 +126,6 @@ impl Writer {
             // Output that other connections wait for may be at the front.
             Poll::Pending if written_now == 0 && !self.turn.has_place() => Poll::Ready(SHORT_WRITE),
             Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// Charges the written bytes to the slice, if they were written in a place.
-    fn charge(&mut self, written: usize) {
-        if self.turn.has_place() {
-            let price = u32::try_from(written / 1024).unwrap_or(u32::MAX).saturating_mul(WRITE_KIB);
-            self.turn.spend_long(price.max(1));
         }
     }
 }
