@@ -96,6 +96,8 @@ pub(super) enum Pending {
 /// longer end them. A worker that runs many jobs in parallel, each beyond its timeout, has had far more of
 /// them than it seems to hold.
 const LEAST_FORFEITED: usize = 1024;
+/// Entries of revoked jobs that are dropped for each new one, at most.
+const FORGOTTEN_AT_ONCE: usize = 16;
 
 impl Connection {
     pub(super) fn new(generation: u32, gauges: Arc<ConnectionGauges>) -> Self {
@@ -167,9 +169,15 @@ impl Connection {
     pub(super) fn forfeit(&mut self, number: u64, is_memory_short: bool) {
         let more = if is_memory_short { 0 } else { self.most_runs as usize };
         let most = LEAST_FORFEITED.max(more);
-        while self.forfeited_in_order.len() >= 2 * most
-            && let Some((oldest, time)) = self.forfeited_in_order.pop_front()
-        {
+        let is_stale =
+            |forfeited: &BTreeMap<u64, u64>, (number, time): &(u64, u64)| forfeited.get(number) != Some(time);
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            let is_enough = self.forfeited_in_order.len() < 2 * most;
+            let Some((oldest, time)) = self.forfeited_in_order.front().copied() else { break };
+            if is_enough && !is_stale(&self.forfeited, &(oldest, time)) {
+                break;
+            }
+            self.forfeited_in_order.pop_front();
             if self.forfeited.get(&oldest) == Some(&time) {
                 self.forfeited.remove(&oldest);
             }

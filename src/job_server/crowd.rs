@@ -13,6 +13,9 @@ use crate::protocol::PeerError;
 /// Waits of a job by connection.
 pub(super) type Crowd = HashMap<u32, u32>;
 
+/// A job with fewer waits has no counts: its waits are walked instead.
+const LEAST_CROWD: u32 = 16;
+
 impl JobServer {
     /// Checks that a connection may wait once more for an existing job.
     pub(super) fn check_crowd(&mut self, connection: u32, job: u32) -> Result<(), PeerError> {
@@ -20,8 +23,12 @@ impl JobServer {
         if self.count_waits(first) < most {
             return Ok(());
         }
-        // Counting begins at this many waits in all, not when one connection could have too many: by then
-        // there might be a million.
+        if self.count_waits(first) < LEAST_CROWD {
+            let is_too_much = self.count_waits_of(connection, first) >= most;
+            return if is_too_much { Err(PeerError::TOO_MANY_WAITS_FOR_JOB) } else { Ok(()) };
+        }
+        // Counted as soon as a job has this many waits, and not when one connection could have too many: by
+        // then there might be a million.
         let waits = &self.waits;
         let mut looked_at = 0;
         let crowd = self.crowds.entry(job).or_insert_with(|| {
@@ -37,6 +44,18 @@ impl JobServer {
         self.work_budget.spend_entries(looked_at);
         self.work_budget.spend(price::ENTRY);
         if count < most { Ok(()) } else { Err(PeerError::TOO_MANY_WAITS_FOR_JOB) }
+    }
+
+    /// The number of waits of a connection in the list that begins with `wait`, by a walk.
+    fn count_waits_of(&self, connection: u32, mut wait: u32) -> u32 {
+        let mut count = 0;
+        while wait != NONE {
+            self.work_budget.spend(price::ENTRY);
+            let Wait { connection: owner, next_of_job, .. } = self.waits[wait as usize];
+            count += u32::from(owner == connection);
+            wait = next_of_job;
+        }
+        count
     }
 
     pub(super) fn join_crowd(&mut self, job: u32, connection: u32) {
