@@ -11,7 +11,7 @@ use crate::common::{Server, Wire, wait_for};
 
 const FUNCTION: &str = "many";
 /// So many take some seconds to read: in a build for tests, and in one for use.
-const JOBS: u64 = if cfg!(debug_assertions) { 200_000 } else { 3_000_000 };
+const JOBS: u64 = if cfg!(debug_assertions) { 800_000 } else { 5_000_000 };
 
 /// A server that has just begun to read its jobs, and serves.
 #[track_caller]

@@ -118,7 +118,7 @@ fn what_concerns_nothing_yet_is_told() {
     for host in ["host:localhost", "host:web1.example.com"] {
         let (_, err, status) = run(&server, "admin", &["disable", host]);
         assert_eq!(status, Some(1), "{err}");
-        assert!(err.contains("A host is an IP address such as 10.0.0.1"), "{err}");
+        assert!(err.contains("A host is an IP address as listed for workers, such as 10.0.0.1"), "{err}");
     }
     let mut client = Wire::connect(server.addr());
     client.send(packet::CAN_DO, b"offered");
