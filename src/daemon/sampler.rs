@@ -21,7 +21,8 @@ fn run(server: &Weak<Server>) {
     let mut trimmer = Trimmer::default();
     while let Some(server) = server.upgrade() {
         server.admin.look.sample(server.clock.now());
-        trimmer.look(server.pressure.account().total());
+        let account = server.pressure.account();
+        trimmer.look(account.total(), account.take_most());
         drop(server);
         // No thread unparks it; an early sample after a spurious wakeup does no harm.
         std::thread::park_timeout(SAMPLE_INTERVAL);

@@ -92,6 +92,7 @@ impl MemoryUse {
         account.set(Part::Runs, self.runs);
         account.set(Part::Functions, self.functions);
         account.set(Part::Connections, self.connections);
+        account.note_remembered(self.total());
     }
 }
 

@@ -23,17 +23,16 @@ const OWN_MAPPING_FROM: i32 = 4 << 20;
 
 /// Buffers of output and input from this size on are counted when they are freed, in bytes.
 const COUNTED_FROM: usize = 1 << 20;
-/// Free memory is returned after this much was freed, in bytes.
-const MUCH: u64 = 32 << 20;
-/// The second condition: the process has this much more memory besides what is held for jobs and peers than
-/// after the last trim, in bytes. The first trim compares with zero.
+/// A trim needs this much that was freed since the last one, in bytes. A trim that returns less than this has
+/// returned little.
+const LITTLE: u64 = 16 << 20;
+/// A trim needs this much memory of the process besides what is held for jobs and peers, in bytes. If there
+/// is this much more than after the last trim, the next one does not wait for the interval of that trim.
 const SURPLUS: u64 = 48 << 20;
 /// The shortest time between two trims: each scans all free memory, and blocks threads that allocate.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest time between two trims, if each returns little.
 const LONGEST_TRIM_INTERVAL: Duration = Duration::from_mins(10);
-/// A trim that returns less than this has returned little, in bytes.
-const LITTLE: u64 = 16 << 20;
 
 /// Bytes freed since the last trim.
 static FREED: AtomicUsize = AtomicUsize::new(0);
@@ -67,12 +66,12 @@ struct Trim {
 
 impl Trimmer {
     /// Checks whether to trim. Call it every few seconds, from a thread that no other thread waits for, with
-    /// the bytes held for jobs and peers.
-    pub fn look(&mut self, held: u64) {
-        self.most = self.most.max(held);
+    /// the bytes held for jobs and peers now, and the most that were held since the last call.
+    pub fn look(&mut self, held: u64, most: u64) {
+        self.most = self.most.max(most).max(held);
         let freed = FREED.load(Ordering::Relaxed) as u64 + (self.most - held);
         let elapsed = self.last.map_or(Duration::MAX, |last| last.at.elapsed());
-        if freed < MUCH || self.last.is_some_and(|last| elapsed < last.interval) {
+        if freed < LITTLE || elapsed < TRIM_INTERVAL {
             return;
         }
         let Some(before) = resident() else { return };
@@ -85,16 +84,13 @@ impl Trimmer {
         self.note_trim(before, resident().unwrap_or(before), held);
     }
 
-    /// Whether a trim may return much. `rest` is the memory besides what is held, in bytes. A lower value
-    /// than at the last trim becomes the new baseline. A baseline expires after the longest interval: memory
-    /// that could not be returned then may have been freed since.
+    /// Whether a trim may return much. `rest` is the memory besides what is held, in bytes; a lower value
+    /// than at the last trim becomes the new baseline. Memory that was in use at the last trim may have been
+    /// freed since without a change of `rest`: that is tried again after the interval.
     fn is_worth_it(&mut self, rest: u64, elapsed: Duration) -> bool {
-        let least = self.last.as_mut().map_or(0, |last| {
-            last.rest = last.rest.min(rest);
-            last.rest
-        });
-        let least = if elapsed < LONGEST_TRIM_INTERVAL { least } else { 0 };
-        rest - least >= SURPLUS
+        let Some(last) = &mut self.last else { return rest >= SURPLUS };
+        last.rest = last.rest.min(rest);
+        rest >= SURPLUS && (rest - last.rest >= SURPLUS || elapsed >= last.interval)
     }
 
     /// Records a trim: the memory of the process before and after it. If it returned little, the interval
@@ -229,23 +225,25 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_given_back_is_not_asked_for_again() {
+    fn what_cannot_be_given_back_is_asked_for_again_after_the_interval() {
         const MIB: u64 = 1 << 20;
-        const SOON: Duration = Duration::from_mins(1);
+        const SOON: Duration = Duration::from_secs(9);
         let mut trimmer = Trimmer::default();
         assert!(!trimmer.is_worth_it(40 * MIB, SOON));
         // Many jobs and their index.
         assert!(trimmer.is_worth_it(900 * MIB, SOON));
         trimmer.note_trim(1000 * MIB, 990 * MIB, 100 * MIB);
+        trimmer.note_trim(1000 * MIB, 990 * MIB, 100 * MIB);
         for rest in [890, 900, 937] {
             assert!(!trimmer.is_worth_it(rest * MIB, SOON), "{rest}");
         }
         assert!(trimmer.is_worth_it(938 * MIB, SOON));
-        assert!(trimmer.is_worth_it(890 * MIB, LONGEST_TRIM_INTERVAL), "much of it may be free by now");
+        assert!(trimmer.is_worth_it(890 * MIB, 2 * TRIM_INTERVAL), "much of it may be free by now");
         // The jobs end.
         assert!(!trimmer.is_worth_it(100 * MIB, SOON));
         assert!(!trimmer.is_worth_it(147 * MIB, SOON));
         assert!(trimmer.is_worth_it(148 * MIB, SOON));
+        assert!(!trimmer.is_worth_it(47 * MIB, LONGEST_TRIM_INTERVAL), "there is no surplus");
     }
 
     #[test]

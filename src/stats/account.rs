@@ -107,6 +107,8 @@ pub struct Account {
     shared: Gauge,
     /// The part of it that is workloads of jobs, which are in [`Part::Jobs`].
     shared_by_jobs: Gauge,
+    /// The most memory of the job server since [`take_most`](Self::take_most).
+    most_remembered: Gauge,
     /// Connections that were closed because memory was short.
     pub closed: Gauge,
     /// Submissions that were refused because memory was short, or the limit of jobs was reached.
@@ -150,6 +152,21 @@ impl Account {
     /// Sets how many bytes of what is [counted once](Self::count_once) are workloads of jobs.
     pub fn set_shared_by_jobs(&self, bytes: u64) {
         self.shared_by_jobs.set(bytes);
+    }
+
+    /// Reports the memory of the job server after each change. It has one writer at a time.
+    pub fn note_remembered(&self, bytes: u64) {
+        if bytes > self.most_remembered.get() {
+            self.most_remembered.set(bytes);
+        }
+    }
+
+    /// The most that was held since the last call, in bytes. It may be high by what data to and from peers
+    /// has grown meanwhile.
+    pub fn take_most(&self) -> u64 {
+        let remembered = self.most_remembered.get();
+        self.most_remembered.set(0);
+        remembered.max(self.remembered()).saturating_add(self.buffered())
     }
 
     /// The sum, in bytes.
@@ -318,6 +335,18 @@ mod tests {
         assert!(!amount.set(0) && amount.set(10 * STEP));
         drop(amount);
         assert_eq!(account.total(), 0);
+    }
+
+    #[test]
+    fn the_most_since_the_last_call_is_known() {
+        let account = Account::default();
+        for jobs in [3 * MIB, 90 * MIB, 5 * MIB] {
+            account.set(Part::Jobs, jobs);
+            account.note_remembered(jobs);
+        }
+        account.set(Part::Output, 2 * MIB);
+        assert_eq!(account.total(), 7 * MIB);
+        assert_eq!([account.take_most(), account.take_most()], [92 * MIB, 7 * MIB]);
     }
 
     #[test]
