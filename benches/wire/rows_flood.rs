@@ -171,13 +171,13 @@ pub(crate) fn flood(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
 }
 
 /// Foreground jobs during a flood of background ones in memory: this server, an earlier build, gearmand and
-/// the floor.
+/// the floor. The flood has the priority of its peers: one that yields leaves nothing to be fair about.
 pub(crate) fn fairness(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let kinds = [&[Kind::Ours, Kind::Floor][..], &BEST, &options.earlier()].concat();
     let measured = interleave(options, &kinds, Lives::Short, |peer| {
         // Warm up, as after minutes of operation.
         foreground(peer, sizes.round / 4)?;
-        let flood = Flood::start(peer, YIELDING)?;
+        let flood = Flood::start(peer, EQUAL)?;
         let beside = foreground(peer, sizes.round);
         drop(flood);
         let Foreground { middle, worst, rate } = match beside {
