@@ -162,24 +162,11 @@ impl Watched {
         self.assert_idle();
     }
 
-    /// Attacks twice. The first attack may leave `retained_kib` of memory behind, for the next crowd to use; the second
-    /// may not leave more.
-    ///
-    /// This is for attacks that make the server take so much at one time that the allocator does not give it all back to
-    /// the system, free as it is: by what is left after one of them a leak could not be told from that.
-    #[track_caller]
-    pub(crate) fn assert_recovered_twice(&self, retained_kib: u64, attack: impl Fn()) {
-        attack();
-        self.assert_recovered(retained_kib);
-        let kept_kib = self.grown_kib();
-        attack();
-        self.assert_recovered(kept_kib + GROWTH_KIB);
-    }
-
     /// Attacks until an attack adds next to nothing to what those before it have left. The first may leave `retained_kib`.
     ///
-    /// This is for attacks of which the machine decides how much of them the server has at one time, and so how much memory
-    /// is used again by the next: on a loaded one a later attack may be the largest. A leak grows with every attack.
+    /// The machine decides how much of an attack the server has at one time, and what of it lies between blocks in use
+    /// and is not given back, free as it is. So a later attack may leave more than an earlier one. A leak grows with
+    /// every attack.
     #[track_caller]
     pub(crate) fn assert_nothing_adds_up(&self, retained_kib: u64, mut attack: impl FnMut()) {
         attack();
