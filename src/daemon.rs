@@ -376,7 +376,10 @@ impl Daemon {
     async fn drain(&mut self) -> ExitCode {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);
-        audit!("draining: new jobs and connections are rejected; jobs left: {}", self.hub.jobs_at_stake());
+        audit!(
+            "draining: new jobs and connections are rejected; jobs to wait for (running, or in memory only): {}",
+            self.hub.jobs_at_stake()
+        );
         self.tell(|notifier| notifier.status("Draining"));
         self.stop_listening.cancel();
         self.hub.start_draining();

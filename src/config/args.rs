@@ -295,7 +295,7 @@ pub struct Limits {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = value::bytes::<KIB, { 1024 * GIB }>)]
     pub max_output: u64,
 
-    /// Maximum bytes of memory for jobs and peers; 0 is two thirds of the machine's memory
+    /// Maximum bytes of memory for jobs and peers, at least 16 MiB; 0 is two thirds of the machine's memory
     ///
     /// It is the sum of all that peers make the server hold: jobs, submissions that wait, packets that wait
     /// for slow readers or have not come whole. Beyond three quarters submissions are refused; near the limit

@@ -102,6 +102,8 @@ pub enum ListenError {
 fn hint(address: &SocketAddr, source: &io::Error) -> &'static str {
     if source.raw_os_error() == Some(EACCES) && address.port() < 1024 {
         "; ports below 1024 need root privileges or CAP_NET_BIND_SERVICE"
+    } else if source.kind() == io::ErrorKind::AddrNotAvailable {
+        "; no network interface of this host has this address, `ip addr` lists them"
     } else {
         ""
     }

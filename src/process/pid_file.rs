@@ -56,13 +56,23 @@ pub enum PidFileError {
     #[error("pid file {0}: exists and is not a pid file; remove it or name another")]
     NotAPidFile(PathBuf),
     /// The file cannot be opened, locked or written.
-    #[error("pid file {path}: {source}")]
+    #[error("pid file {path}: {source}{}", hint(source))]
     Io {
         /// The file.
         path: PathBuf,
         /// The system error.
         source: io::Error,
     },
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; create its directory, or name another file with --pid-file",
+        io::ErrorKind::PermissionDenied => {
+            "; the user of the server needs write permission there, or name another file with --pid-file"
+        }
+        _ => "",
+    }
 }
 
 fn pid_text(pid: Option<u32>) -> String {

@@ -113,7 +113,7 @@ pub(crate) fn what_is_always_written() {
             "SIGHUP, reopening log file",
             "configuration reloaded: no setting has changed",
             "SIGUSR1 received",
-            "draining: new jobs and connections are rejected; jobs left: 0",
+            "draining: new jobs and connections are rejected; jobs to wait for (running, or in memory only): 0",
             "stopping; 1 jobs are kept for the next start",
             "stopped"
         ]
