@@ -40,7 +40,8 @@ fn a_worker_is_given_an_id_and_says_what_it_is() {
             "functions": ["gate", "echo"]});
         assert_eq!(introduction, expected);
         // The id is used once: whoever has the answer can manage the worker, and nobody waits for an id any more.
-        assert_eq!((monitor.listed("manage_web-1.a_b").2, monitor.listed("setId").2), (1, 0));
+        assert_eq!(monitor.listed("manage_web-1.a_b").2, 1);
+        monitor.wait_for_workers("setId", 0);
 
         let mut status = monitor.status("web-1.a_b");
         assert!(status["uptime"].as_f64().unwrap() > 0.0, "{status}");
@@ -70,18 +71,18 @@ fn functions_are_in_use_when_the_answer_comes() {
         monitor.wait_for_state("a", "idle");
         for _ in 0..20 {
             assert_eq!(names(&monitor.register("a", &["echo"])), (json!(["echo"]), json!(["fail"])));
-            assert_eq!(monitor.listed("echo").2, 1);
+            monitor.expect_workers("echo", 1);
             assert_eq!(names(&monitor.register("a", &["echo", "fail"])), (json!(["echo", "fail"]), json!([])));
-            assert_eq!(monitor.listed("fail").2, 1);
+            monitor.expect_workers("fail", 1);
             assert_eq!(names(&monitor.unregister("a", &["fail"])), (json!(["echo"]), json!(["fail"])));
-            assert_eq!(monitor.listed("fail").2, 0);
+            monitor.expect_workers("fail", 0);
             assert_eq!(names(&monitor.unregister("a", &["echo", "fail"])), (json!([]), json!(["echo", "fail"])));
-            assert_eq!(monitor.listed("echo").2, 0);
+            monitor.expect_workers("echo", 0);
         }
         monitor.register("a", &["echo", "fail"]);
         assert_eq!(client.run("echo", b"late"), b"late");
         let handle = client.submit("fail", b"x");
-        client.0.expect(packet::WORK_FAIL, &handle);
+        client.wire.expect(packet::WORK_FAIL, &handle);
         let status = monitor.wait_for_state("a", "idle");
         assert_eq!((&status["count"], &status["failures"]), (&json!({"echo": 2, "fail": 1}), &json!({"fail": 1})));
     }

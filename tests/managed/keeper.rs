@@ -63,7 +63,11 @@ fn a_worker_that_is_killed_is_replaced_and_its_job_done_by_another() {
     let job = client.submit("gate", gate.workload().as_bytes());
     monitor.wait_for_state("a", "working");
     // What the command of a killed worker does is its own affair; this one must not read what is meant for the next.
-    let commands = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+    // The worker says that it works before its command is there.
+    let commands = wait_for("the command of the job", || {
+        let commands = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+        (!commands.is_empty()).then_some(commands)
+    });
     kill(first, Signal::SIGKILL);
     for command in commands.split_whitespace() {
         kill(Pid::from_raw(command.parse().unwrap()), Signal::SIGKILL);
@@ -71,7 +75,7 @@ fn a_worker_that_is_killed_is_replaced_and_its_job_done_by_another() {
     // The pause before the next one is a fraction of a second.
     let second = pid(&monitor.name("b"));
     assert_ne!(first, second);
-    assert_eq!(monitor.listed("manage_a").2, 0);
+    monitor.wait_for_workers("manage_a", 0);
     monitor.register("b", &["gate"]);
     gate.open("done");
     assert_eq!(client.result(&job), b"done");
@@ -156,10 +160,11 @@ fn a_worker_is_replaced_after_its_jobs() {
         let left = client.submit("echo", b"y");
         monitor.register(id, &["echo"]);
         for _ in 0..2 {
-            assert!(client.0.expect_type(packet::WORK_COMPLETE).ends_with(b"\0x"));
+            assert!(client.wire.expect_type(packet::WORK_COMPLETE).ends_with(b"\0x"));
         }
         wait_for_end(pid(&introduction));
-        assert_eq!(monitor.listed("echo"), (1, 0, 0));
+        // The server sees the ends of its connections after that.
+        wait_for("the job that waits, alone", || (monitor.listed("echo") == (1, 0, 0)).then_some(()));
         let cleaner = format!("{id}-cleaner");
         let introduction = monitor.name(&cleaner);
         monitor.register(&cleaner, &["echo"]);
@@ -195,7 +200,7 @@ fn a_command_that_wants_too_much_memory_fails() {
     let process = pid(&monitor.name("a"));
     monitor.register("a", &["large", "echo"]);
     let job = client.submit("large", b"");
-    client.0.expect(packet::WORK_FAIL, &job);
+    client.wire.expect(packet::WORK_FAIL, &job);
     assert_eq!(client.run("echo", b"x"), b"x");
     let status = monitor.wait_for_state("a", "idle");
     assert_eq!((pid(&status), &status["failures"]), (process, &json!({"large": 1})));
@@ -210,7 +215,7 @@ fn a_worker_with_too_much_memory_is_replaced() {
     let first = pid(&monitor.name("a"));
     monitor.register("a", &["echo"]);
     let job = client.submit("echo", b"x");
-    client.0.expect(packet::WORK_FAIL, &job);
+    client.wire.expect(packet::WORK_FAIL, &job);
     assert_ne!(pid(&monitor.name("b")), first);
     wait_for_end(first);
 }

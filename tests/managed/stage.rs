@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -27,25 +28,32 @@ pub(crate) fn keeper(server: &Server, arguments: &[&str]) -> Program {
 /// A worker for the jobs of a [`Gate`](super::common::Gate), and of `echo`.
 pub(crate) const FUNCTIONS: [&str; 4] = ["-f", "gate=read path; exec cat \"$path\"", "-f", "echo=cat"];
 
+/// So long a worker waits, before it answers, until its servers know of a change of its functions.
+const IN_EFFECT: Duration = Duration::from_millis(600);
+
 /// The monitor: a client that waits for each answer.
-pub(crate) struct Monitor(pub(crate) Wire);
+pub(crate) struct Monitor {
+    pub(crate) wire: Wire,
+    /// How long the answer to the last change of functions took.
+    pub(crate) changed_in: Duration,
+}
 
 impl Monitor {
     pub(crate) fn of(server: &Server) -> Self {
-        Self(Wire::connect(server.addr()))
+        Self { wire: Wire::connect(server.addr()), changed_in: Duration::ZERO }
     }
 
     /// Submits a job and returns its handle.
     #[track_caller]
     pub(crate) fn submit(&mut self, function: &str, workload: &[u8]) -> Vec<u8> {
-        self.0.send(packet::SUBMIT_JOB, &packet::body(&[function.as_bytes(), b"", workload]));
-        self.0.expect_type(packet::JOB_CREATED)
+        self.wire.send(packet::SUBMIT_JOB, &packet::body(&[function.as_bytes(), b"", workload]));
+        self.wire.expect_type(packet::JOB_CREATED)
     }
 
     /// The result of the job that was submitted.
     #[track_caller]
     pub(crate) fn result(&mut self, handle: &[u8]) -> Vec<u8> {
-        let body = self.0.expect_type(packet::WORK_COMPLETE);
+        let body = self.wire.expect_type(packet::WORK_COMPLETE);
         let result = body.strip_prefix(handle).and_then(|rest| rest.strip_prefix(b"\0"));
         result.unwrap_or_else(|| panic!("{} is of another job", body.escape_ascii())).to_vec()
     }
@@ -87,12 +95,20 @@ impl Monitor {
 
     #[track_caller]
     pub(crate) fn register(&mut self, id: &str, functions: &[&str]) -> Value {
-        self.ask(id, &json!({"verb": "registerFunction", "arguments": {"functions": functions}}))
+        self.change(id, "registerFunction", functions)
     }
 
     #[track_caller]
     pub(crate) fn unregister(&mut self, id: &str, functions: &[&str]) -> Value {
-        self.ask(id, &json!({"verb": "unregisterFunction", "arguments": {"functions": functions}}))
+        self.change(id, "unregisterFunction", functions)
+    }
+
+    #[track_caller]
+    fn change(&mut self, id: &str, verb: &str, functions: &[&str]) -> Value {
+        let begin = Instant::now();
+        let answer = self.ask(id, &json!({"verb": verb, "arguments": {"functions": functions}}));
+        self.changed_in = begin.elapsed();
+        answer
     }
 
     #[track_caller]
@@ -109,10 +125,22 @@ impl Monitor {
     /// Total jobs, running jobs and workers of a function, in the server's own listing.
     #[track_caller]
     pub(crate) fn listed(&mut self, function: &str) -> (u64, u64, u64) {
-        let listing = self.0.text("status");
+        let listing = self.wire.text("status");
         let line = listing.lines().find_map(|line| line.strip_prefix(function)?.strip_prefix('\t'));
         let numbers: Vec<u64> = line.map_or(vec![0; 3], |line| line.split('\t').map(|n| n.parse().unwrap()).collect());
         (numbers[0], numbers[1], numbers[2])
+    }
+
+    /// That the server lists so many workers of a function after this monitor's last change. The server knows of a
+    /// change before the worker answers. Only on a very slow machine the worker gives up waiting for that: then it is
+    /// awaited here.
+    #[track_caller]
+    pub(crate) fn expect_workers(&mut self, function: &str, count: u64) {
+        if self.changed_in < IN_EFFECT {
+            assert_eq!(self.listed(function).2, count, "workers of {function}");
+        } else {
+            self.wait_for_workers(function, count);
+        }
     }
 
     #[track_caller]
