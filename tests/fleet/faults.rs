@@ -26,7 +26,7 @@ pub(crate) fn killed_workers_are_replaced(implementation: Implementation) {
     let load = Load::start(&world);
     load.goes_on(20);
     // One of each host, whatever it is doing.
-    let before = world.status();
+    let before = world.report();
     let mut killed = Vec::new();
     for host in &world.hosts {
         let victim = workers(&before).iter().find(|worker| {
@@ -81,7 +81,7 @@ pub(crate) fn a_host_without_network_is_made_up_for(implementation: Implementati
 pub(crate) fn a_killed_monitor_finds_its_fleet_again(implementation: Implementation) {
     let (mut world, monitor) = ready(implementation);
     let load = Load::start(&world);
-    let before = world.status();
+    let before = world.report();
     // Killed in the middle of something.
     world.want(&format!("version = \"2\"\n{WANTED}"));
     world.set_version("2");
@@ -104,7 +104,7 @@ pub(crate) fn a_second_monitor_stands_by(implementation: Implementation) {
     let second = world.monitor_that_is_heard();
     let said = second.line().expect("a line");
     assert!(said.contains("standby: monitor "), "{said}");
-    let before = world.status();
+    let before = world.report();
     drop(first);
     let after =
         world.settled("the second one looks after it", |status| status["pid"] != before["pid"] && is_wanted(status));
@@ -114,7 +114,7 @@ pub(crate) fn a_second_monitor_stands_by(implementation: Implementation) {
 
 pub(crate) fn a_restarted_server_keeps_its_fleet(implementation: Implementation) {
     let (mut world, _monitor) = ready(implementation);
-    let before = world.status();
+    let before = world.report();
     restart(&mut world.server);
     let begin = Instant::now();
     let ids = |status: &Value| {

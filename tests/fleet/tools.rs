@@ -25,14 +25,15 @@ pub(crate) fn one_command_does_without_a_monitor(implementation: Implementation)
     assert_eq!(plan("[functions.log_line]\nmin = 2\n"), "no changes\n");
     let more = plan("[functions.log_line]\nmin = 4\n");
     assert_eq!(more.lines().filter(|line| line.starts_with("register log_line on ")).count(), 2, "{more}");
-    assert_eq!(doing(&world.status(), "log_line"), 2);
+    let after = world.wait("all nine answer", |status| workers(status).len() >= 9);
+    assert_eq!(doing(&after, "log_line"), 2);
     // What cannot be is said, and is no success.
     world.want("[functions.nobody_can]\nmin = 1\n");
     let output = world.fleet(&["--timeout", "60", "apply", path]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("nobody_can"), "{output:?}");
     run(&mut world.fleet(&["stop", "web1"]));
-    let left = world.status();
+    let left = world.wait("all that are left answer", |status| workers(status).len() >= 6);
     assert!(workers(&left).len() == 6 && workers(&left).iter().all(|worker| worker["host"] != "web1"), "{left}");
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn a_monitor_takes_another_file(implementation: Implementation) {
     fs::write(&other, before.replace("min = 1", "min = 3")).unwrap();
     run(&mut world.fleet(&["--timeout", "60", "apply", other.to_str().unwrap()]));
     // It has waited until that was done, and the monitor keeps it.
-    assert_eq!(doing(&world.status(), "log_line"), 3);
+    assert_eq!(doing(&world.report(), "log_line"), 3);
     assert_eq!(fs::read_to_string(&of_monitor).unwrap(), fs::read_to_string(&other).unwrap());
     fs::write(&strange, "fleet = \"t\"\n[functions.log_line]\nmin = 3\nmax = 2\n").unwrap();
     let output = world.fleet(&["apply", strange.to_str().unwrap()]).output().unwrap();

@@ -261,7 +261,13 @@ impl World {
         Program::start(&mut command)
     }
 
-    /// How the fleet is.
+    /// How the fleet is, as soon as that can be told: a monitor that is late with its answer is asked again.
+    #[track_caller]
+    pub(crate) fn report(&self) -> Value {
+        self.wait("a report", |status| !status.is_null())
+    }
+
+    /// How the fleet is; `Null` where nobody has told that in time.
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
         let output = self.fleet(&["--json", "status"]).output().unwrap();
