@@ -1,11 +1,11 @@
 //! MariaDB, with a user who has a password, on TCP and on a UNIX socket in its own directory.
 
 use std::cell::Cell;
-use std::net::TcpListener;
 
 use gearmand::store::location::{Access, Location};
 
 use super::battery::{self, Database};
+use super::common::free_port;
 use super::debian::Kept;
 use super::instance::{Instance, program, words};
 use super::jobs::{TestJob, adding, open, read, try_open};
@@ -77,7 +77,8 @@ impl MariaDb {
         let small = ["--innodb-log-file-size=32M", "--innodb-buffer-pool-size=32M"];
         let options = ["--no-defaults", &data, "--auth-root-authentication-method=normal", "--skip-test-db"];
         instance.run(&words(&[&[&install[..]], &options[..], &small[..]].concat()));
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("a port").port();
+        // Nobody's outgoing connection gets this one while the database is away.
+        let port = free_port();
         let server = program(&["/usr/sbin/mariadbd"]);
         let options = [
             &data,

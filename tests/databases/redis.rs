@@ -1,7 +1,6 @@
 //! Redis, with a password, which answers when jobs are on the disk.
 
 use std::cell::Cell;
-use std::net::TcpListener;
 use std::process::Command;
 
 use gearmand::job_server::StoreFailure;
@@ -10,6 +9,7 @@ use gearmand::store::Changes;
 use gearmand::store::location::{Access, Location};
 
 use super::battery::{self, Database};
+use super::common::free_port;
 use super::debian::{Kept, kept_of};
 use super::instance::{Instance, program, words};
 use super::jobs::{TestJob, adding, assert_same, open, read};
@@ -148,7 +148,8 @@ impl Redis {
     /// Starts one, empty.
     pub(crate) fn start() -> Self {
         let mut instance = Instance::new();
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("a port").port();
+        // Nobody's outgoing connection gets this one while the database is away.
+        let port = free_port();
         let server = program(&["/usr/bin/redis-server"]);
         let (socket, directory) = (instance.file("socket"), instance.path().display().to_string());
         let command = words(&[

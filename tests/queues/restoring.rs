@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use super::peers::{QueueFile, Worker, await_shown, job, shown, status_of, text, words};
+use super::peers::{QueueFile, Worker, job, shown, status_of, text, words};
 use crate::common::packet::{self, body};
 use crate::common::{Server, Wire, wait_for};
 
@@ -32,6 +32,17 @@ fn start(file: &QueueFile, more: &str) -> Server {
     server.restart();
     assert_eq!(shown(server.addr(), "state"), "restoring", "this machine reads {JOBS} jobs before it serves");
     server
+}
+
+/// Waits until all jobs are read, as long as some are read meanwhile.
+#[track_caller]
+fn await_restored(server: &Server) {
+    let is_restoring = || shown(server.addr(), "state") == "restoring";
+    while is_restoring() {
+        let jobs = shown(server.addr(), "jobs");
+        wait_for("more jobs to be read", || (!is_restoring() || shown(server.addr(), "jobs") != jobs).then_some(()));
+    }
+    assert_eq!(shown(server.addr(), "state"), "ok");
 }
 
 /// That nothing comes for a moment.
@@ -70,7 +81,8 @@ pub(crate) fn workers_are_served_while_jobs_are_read() {
     let shown_job = Wire::connect(server.addr()).text(&format!("show job {last}"));
     assert!(shown_job.starts_with("ERR JOB_IS_BUSY "), "{shown_job}");
     assert_eq!(shown(server.addr(), "state"), "restoring", "all was over before the workers had their jobs");
-    await_shown(server.addr(), "state", "ok");
+    await_restored(&server);
+    worker.wire().expect_nothing();
     assert_eq!(text(&client.expect_type(packet::JOB_CREATED)), last, "it is the job that was there");
     let new = text(&client.expect_type(packet::JOB_CREATED));
     let number: u64 = new.rsplit(':').next().and_then(|number| number.parse().ok()).expect("a handle");
@@ -103,7 +115,7 @@ pub(crate) fn a_stop_while_jobs_are_read_keeps_them() {
     client.expect_end();
     assert!(server.log().contains("stopping before all jobs were restored"), "{}", server.log());
     let count = |server: &Server| {
-        await_shown(server.addr(), "state", "ok");
+        await_restored(server);
         shown(server.addr(), "jobs")
     };
     server.restart();

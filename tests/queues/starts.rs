@@ -8,8 +8,8 @@ use std::process::Command;
 use nix::unistd::{User, getuid};
 
 use super::peers::{QueueFile, Worker, job, read, shown, submit, words};
-use crate::common::Wire;
-use crate::site::{Daemon, GEARMAND, Site, assert_fails, taken_port, text};
+use crate::common::{Wire, free_port, wait_for};
+use crate::site::{Daemon, GEARMAND, Site, assert_fails, text};
 
 const FUNCTION: &str = "kept";
 /// The number of the user and of the group that own nothing.
@@ -74,8 +74,9 @@ pub(crate) fn no_state_directory() {
         command.env_remove("STATE_DIRECTORY").env_remove("XDG_STATE_HOME").env("HOME", home);
         command.args(["--http-listen", "127.0.0.1:0"]).stderr(fs::File::create(&errors).expect("a file"));
         let server = site.start_command(as_ordinary_user(&mut command));
-        for said in [site.read("log"), site.read("stderr")] {
-            assert!(said.contains("background jobs are kept in memory and lost when the server stops"), "{said}");
+        let warning = "background jobs are kept in memory and lost when the server stops";
+        for place in ["log", "stderr"] {
+            let said = wait_for("a warning", || Some(site.read(place)).filter(|said| said.contains(warning)));
             assert!(said.contains(if home.is_empty() { "HOME is not set" } else { home }), "{said}");
         }
         assert_eq!(
@@ -98,7 +99,7 @@ pub(crate) fn no_state_directory() {
 /// A state directory that is there or was named, and cannot be used: no start. An existing queue is never passed over.
 pub(crate) fn state_directories_that_cannot_be_used() {
     let site = Site::new();
-    let port = taken_port().1;
+    let port = free_port().to_string();
     let queue = |directory: &str| {
         fs::create_dir_all(site.path(directory)).expect("a directory");
         site.write(&format!("{directory}/gearmand-{port}.sqlite3"), "a queue")
@@ -184,10 +185,11 @@ pub(crate) fn the_queue_belongs_to_the_user() {
     let site = Site::new();
     let user = User::from_name("nobody").expect("the users").expect("a user nobody");
     let files = || fs::read_dir(site.path("state")).expect("the directory").map(|entry| entry.expect("a file").path());
-    let arguments = ["-p", "0", "-L", "127.0.0.1", "-l", "none"];
+    // Not one of those that outgoing connections get: between the two starts nobody must take it.
+    let port = free_port().to_string();
+    let arguments = ["-p", &port, "-L", "127.0.0.1", "-l", "none"];
     // First as root, who leaves a queue.
     let server = site.start_command(&mut site.gearmand(&arguments));
-    let port = server.port();
     let handles = submit(&mut server.connect(), &[job(FUNCTION, "u", b"w")]);
     stop(&site, server);
     assert!(files().all(|path| fs::metadata(path).expect("a file").uid() == 0));

@@ -40,7 +40,8 @@ pub(crate) fn draining_leaves_kept_jobs() {
     let running = worker.grab().expect("a job");
     assert_eq!(running.handle, handles[0]);
     server.signal(Signal::SIGUSR1);
-    wait_for("the drain", || server.log().contains("draining").then_some(()));
+    // The log says so a moment before it is so.
+    wait_for("the drain", || client.text("show server").contains("\ndraining\t1\n").then_some(()));
     client.send_raw(&job(FUNCTION, "", b"late").request());
     assert!(client.expect_error("SHUTDOWN_GRACEFUL").contains("shutting down"));
     // The kept jobs before it are passed over.
@@ -55,6 +56,7 @@ pub(crate) fn draining_leaves_kept_jobs() {
     worker.wire().expect_end();
     assert!(server.wait().success());
     let log = server.log();
+    assert!(log.contains("draining: "), "what the log says");
     assert!(log.contains("stopping; 99 jobs are kept for the next start"), "what the log says");
     assert!(!log.contains("are lost"), "what the log says");
     file.await_handles(&handles[1..]);
@@ -72,5 +74,5 @@ pub(crate) fn stopping_keeps_jobs() {
     worker.wire().expect_end();
     assert!(server.log().contains("stopping; 90 jobs are kept for the next start"), "what the log says");
     expect_after_restart(&mut server, &handles[10..]);
-    assert!(server.log().contains("90 jobs restored"), "what the log says");
+    wait_for("a line of the log", || server.log().contains("90 jobs restored").then_some(()));
 }
