@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::*;
 use crate::job_server::{Edit, StoredParts};
 use crate::protocol::{FunctionName, Priority};
+use crate::store::commit::Commit;
 use crate::store::{HasWorkload, Replayed, Workloads};
 
 /// Generous for a slow machine. A test that reaches it has failed.
@@ -109,6 +110,18 @@ impl Bench {
     ) -> Self {
         let queue = Arc::new(Queue::default());
         queue.push(operations);
+        Self::of(queue, durability, outcomes, refused)
+    }
+
+    /// With the operations that are queued, a caller waits for their commit before the writer starts.
+    fn awaited(outcomes: &[Result<(), StoreFailure>], operations: Vec<StoreOp>) -> (Self, Commit) {
+        let queue = Arc::new(Queue::default());
+        queue.push(operations);
+        let commit = queue.commit();
+        (Self::of(queue, Durability::Always, outcomes, 0), commit)
+    }
+
+    fn of(queue: Arc<Queue>, durability: Durability, outcomes: &[Result<(), StoreFailure>], refused: u64) -> Self {
         let (said, commits) = channel();
         let (detailed, details) = channel();
         let (told, reports) = channel();

@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
 use super::*;
-use crate::store::commit::Commit;
 
 /// The result of all earlier operations.
 fn committed(commit: &Commit) -> Result<(), StoreFailure> {
@@ -38,9 +37,7 @@ fn one_is_told_when_all_that_was_asked_before_is_committed() {
 
 #[test]
 fn one_is_told_that_the_store_fails_and_the_next_that_it_works_again() {
-    let bench = Bench::start(&[Err(StoreFailure::Full)], 0, Vec::new());
-    bench.queue.push(vec![remove(1), set("function f")]);
-    let commit = bench.queue.commit();
+    let (bench, commit) = Bench::awaited(&[Err(StoreFailure::Full)], vec![remove(1), set("function f")]);
     assert_eq!(committed(&commit), Err(StoreFailure::Full));
     // The retries: the setting, then the removal, then a check that the store works.
     (0..4).for_each(|_| drop(bench.seen()));
@@ -50,21 +47,18 @@ fn one_is_told_that_the_store_fails_and_the_next_that_it_works_again() {
 /// The client of the new job got the error already, and no caller waits for the job's removal.
 #[test]
 fn one_does_not_hear_of_a_new_job_that_failed_beside() {
-    let bench = Bench::start(&[Ok(()), Err(StoreFailure::Full)], 0, Vec::new());
-    bench.queue.push(vec![set("function f"), add(1)]);
-    assert_eq!(committed(&bench.queue.commit()), Ok(()));
+    let (bench, commit) = Bench::awaited(&[Ok(()), Err(StoreFailure::Full)], vec![set("function f"), add(1)]);
+    assert_eq!(committed(&commit), Ok(()));
     assert_eq!(bench.added(1), [(1, Err(StoreFailure::Full))]);
     // With another failed operation the error is reported as before.
-    let bench = Bench::start(&[Err(StoreFailure::Full)], 0, Vec::new());
-    bench.queue.push(vec![remove(2), add(1)]);
-    assert_eq!(committed(&bench.queue.commit()), Err(StoreFailure::Full));
+    let (_bench, commit) = Bench::awaited(&[Err(StoreFailure::Full)], vec![remove(2), add(1)]);
+    assert_eq!(committed(&commit), Err(StoreFailure::Full));
 }
 
 #[test]
 fn one_is_told_of_what_the_store_refuses() {
-    let bench = Bench::start(&[], 0, Vec::new());
-    bench.queue.push(vec![set(REFUSED)]);
-    assert_eq!(committed(&bench.queue.commit()), Err(StoreFailure::Refused));
+    let (bench, commit) = Bench::awaited(&[], vec![set(REFUSED)]);
+    assert_eq!(committed(&commit), Err(StoreFailure::Refused));
     assert_eq!(committed(&bench.queue.commit()), Ok(()), "that was another's");
 }
 
