@@ -1,7 +1,7 @@
 //! Processes: workers that die, retire or are told to exit, and the keeper's own end.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -180,7 +180,7 @@ fn a_worker_is_replaced_after_its_time_and_finishes_its_job() {
     let server = Server::ours(&[]);
     let gate = Gate::new();
     let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
-    let _keeper = keeper(&server, &[&FUNCTIONS[..], &["--max-lifetime", "3s"]].concat());
+    let _keeper = keeper(&server, &[&FUNCTIONS[..], &["--max-lifetime", "5s"]].concat());
     let job = client.submit("gate", gate.workload().as_bytes());
     let first = pid(&monitor.name("a"));
     monitor.register("a", &["gate"]);
@@ -232,9 +232,12 @@ fn a_new_worker_is_the_program_that_is_there_now() {
     let mut monitor = Monitor::of(&server);
     let mut keeper = Program::start(&mut command);
     let old = monitor.name("a")["version"].clone();
-    // A release that calls itself 2, put in place as releases are.
-    fs::write(&next, format!("#!/bin/sh\nexec '{program}' \"$@\" --worker-version 2\n")).unwrap();
-    fs::set_permissions(&next, fs::Permissions::from_mode(0o755)).unwrap();
+    // A release that calls itself 2, put in place as releases are. Another process writes it: what this one has open
+    // for writing, a child that another test forks may keep open, and then it cannot be run.
+    let release = format!("#!/bin/sh\nexec '{program}' \"$@\" --worker-version 2\n");
+    let mut write = Command::new("sh");
+    write.args(["-c", r#"printf %s "$1" > "$0" && chmod 755 "$0""#]).arg(&next).arg(release);
+    assert!(write.status().unwrap().success());
     fs::rename(&next, &link).unwrap();
     let started = monitor.ask("a", &json!({"verb": "newWorker"}));
     let introduction = monitor.name("b");
