@@ -141,7 +141,10 @@ impl Churn {
     fn replace_one(&mut self) {
         let place = self.any(self.workers.len());
         let old = self.workers[place].clone();
-        self.monitor.ask(&old, &json!({"verb": "newWorker"}));
+        let answer = self.monitor.say(&format!("manage_{old}"), br#"{"verb": "newWorker"}"#);
+        // On a slow machine the keeper may be late with its answer. The worker comes all the same.
+        let is_late = answer["error"].as_str().is_some_and(|error| error.contains("it may still start one"));
+        assert!(answer["ok"] == true || is_late, "{answer}");
         self.workers[place] = self.name_one();
         self.monitor.exit(&old);
     }
