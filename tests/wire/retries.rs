@@ -1,7 +1,7 @@
 //! Jobs that lose their worker.
 
 use crate::common::packet::{self, body};
-use crate::common::{Server, Wire, grab_all, grab_nothing};
+use crate::common::{Server, Wire, grab_all, grab_nothing, wait_for};
 use crate::roles::{close, complete, completed, connect, counts, grab, server, status, submit, submit_plain, worker};
 
 /// A way in which a worker gives up its jobs without a word of them. What stays of the connection is returned, so that
@@ -166,9 +166,8 @@ fn a_dropped_job_is_an_error_in_the_log_with_all_that_names_it() {
     grab(&mut holder);
     close(&server, holder);
     assert_eq!(status(&mut client, &handle), "0 0 0 0");
-    let log = server.log();
-    let line = log.lines().find(|line| line.contains("Dropped job due to max retry count"));
-    let line = line.unwrap_or_else(|| panic!("{log}"));
+    let is_said = |line: &&str| line.contains("Dropped job due to max retry count");
+    let line = wait_for("the log", || server.log().lines().find(is_said).map(str::to_owned));
     let parts = ["ERROR", &format!("{handle} u"), "function f", "1 failed attempts", "last worker lost its connection"];
     assert!(parts.iter().all(|part| line.contains(part)), "{line}");
     let counted = client.text("show server");
