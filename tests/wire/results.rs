@@ -160,6 +160,8 @@ fn a_reducer_is_seen_by_those_who_ask_for_all() {
             worker.send(grab, b"");
             worker.expect(assign, &body(&[&[&handle[..]], arguments].concat()));
             worker.send(packet::WORK_FAIL, &handle);
+            // The next submission must not join this job.
+            worker.expect_nothing();
             if packet_type == packet::SUBMIT_REDUCE_JOB {
                 client.expect(packet::WORK_FAIL, &handle);
             }
