@@ -20,16 +20,23 @@ fn hasty_worker(server: &Server, timeout_ms: &str) -> Wire {
     worker
 }
 
+/// Sends PRE_SLEEP and waits to be woken, whether the job comes back while the worker sleeps or was back before.
+#[track_caller]
+fn sleep_until_woken(worker: &mut Wire) {
+    worker.send(packet::PRE_SLEEP, b"");
+    worker.expect(packet::NOOP, b"");
+}
+
 #[test]
 fn a_job_is_taken_from_a_slow_worker_and_what_it_says_is_not_answered() {
     let server = server(&["--verbose", "WARNING"]);
     let mut client = connect(&server);
     let mut slow = hasty_worker(&server, "1500");
     let handle = submit_plain(&mut client, "f", "x");
-    grab(&mut slow);
+    let mut next = crate::roles::worker(&server, &["f"]);
     let start = Instant::now();
-    let mut next = sleeper(&server, "f");
-    next.expect(packet::NOOP, b"");
+    grab(&mut slow);
+    sleep_until_woken(&mut next);
     assert!(start.elapsed() + TOLERANCE >= Duration::from_millis(1500), "after {:?}", start.elapsed());
     let said = " at 127.0.0.1, timeout 1500 ms (CAN_DO_TIMEOUT)";
     let begins = format!("Worker timeout reached on job, requeueing: {handle} ");
@@ -54,11 +61,10 @@ fn a_short_timeout_is_raised_to_a_second_and_a_slow_worker_may_grab_again() {
     let mut client = connect(&server);
     let mut slow = hasty_worker(&server, "10");
     let handle = submit_plain(&mut client, "f", "x");
-    grab(&mut slow);
     let start = Instant::now();
+    grab(&mut slow);
     // A worker may sleep while it holds a job, and is woken for the very job that it lost.
-    fall_asleep(&mut slow);
-    slow.expect(packet::NOOP, b"");
+    sleep_until_woken(&mut slow);
     assert!(start.elapsed() + TOLERANCE >= Duration::from_secs(1), "after {:?}", start.elapsed());
     assert_eq!(grab(&mut slow).handle, handle);
     complete(&mut slow, &handle, "second attempt");
@@ -89,9 +95,9 @@ fn a_timeout_ends_with_its_job_and_each_job_has_its_own() {
     complete(&mut worker, &first, "");
     completed(&mut client, &first, "");
     grab(&mut worker);
-    let mut next = sleeper(&server, "f");
+    let mut next = crate::roles::worker(&server, &["f"]);
     // The second one's timeout, and nothing of the first one's.
-    next.expect(packet::NOOP, b"");
+    sleep_until_woken(&mut next);
     assert_eq!(grab(&mut next).handle, second);
     complete(&mut next, &second, "");
     completed(&mut client, &second, "");
@@ -113,8 +119,7 @@ fn a_timeout_ends_with_its_worker() {
     let mut clock = hasty_worker(&server, "1000");
     let other = submit_plain(&mut client, "f", "clock");
     grab(&mut clock);
-    fall_asleep(&mut clock);
-    clock.expect(packet::NOOP, b"");
+    sleep_until_woken(&mut clock);
     assert_eq!(status(&mut client, &handle), "1 1 0 0");
     assert_eq!(status(&mut client, &other), "1 0 0 0");
 }
@@ -130,8 +135,7 @@ fn a_timeout_of_zero_or_less_is_none() {
         let mut clock = hasty_worker(&server, "1000");
         submit_plain(&mut client, "f", "clock");
         grab(&mut clock);
-        fall_asleep(&mut clock);
-        clock.expect(packet::NOOP, b"");
+        sleep_until_woken(&mut clock);
         let other = grab(&mut clock).handle;
         complete(&mut clock, &other, "");
         completed(&mut client, &other, "");
@@ -156,19 +160,23 @@ fn a_job_that_is_due_later_wakes_a_worker_when_it_is_due() {
     let server = server(&[]);
     let mut client = connect(&server);
     let mut worker = sleeper(&server, "f");
-    let due = unix_seconds() + 2;
-    let handle = submit_epoch(&mut client, "u", &due.to_string());
+    // However slow the machine, this one is not due before the test has ended.
+    let far = submit_epoch(&mut client, "far", "4000000000");
     worker.expect_nothing();
-    assert_eq!(status(&mut client, &handle), "1 0 0 0");
+    assert_eq!(status(&mut client, &far), "1 0 0 0");
     assert_eq!(counts(&mut client, "f"), "1 0 1");
     assert_eq!(client.text("prioritystatus"), "f\t0\t1\t0\t1\n.\n");
     grab_nothing(&mut worker);
     fall_asleep(&mut worker);
+    let due = unix_seconds() + 2;
+    let handle = submit_epoch(&mut client, "u", &due.to_string());
     worker.expect(packet::NOOP, b"");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
     assert!(now + TOLERANCE >= Duration::from_secs(due), "{now:?} is before {due}");
     assert!(now < Duration::from_secs(due + 5), "{now:?} is long after {due}");
     assert_eq!(grab(&mut worker).handle, handle);
+    grab_nothing(&mut worker);
+    assert_eq!(status(&mut client, &far), "1 0 0 0");
 }
 
 #[test]
