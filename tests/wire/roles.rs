@@ -1,6 +1,9 @@
 //! What clients and workers do, in one call each. Nothing is retried and nothing is skipped: an unexpected packet fails
 //! the test.
 
+use std::fs;
+use std::path::PathBuf;
+
 use crate::common::packet::{self, body};
 use crate::common::{Server, Wire, wait_for};
 
@@ -114,14 +117,29 @@ pub(crate) fn status(wire: &mut Wire, handle: &str) -> String {
 }
 
 /// Closes a connection and waits until the server has noticed and tidied up.
+///
+/// The server closes its own socket last of all. Connections are not counted: one that was closed before may end
+/// meanwhile.
 #[track_caller]
 pub(crate) fn close(server: &Server, wire: Wire) {
-    let mut observer = connect(server);
-    let before = observer.text("workers").lines().count();
+    let socket = wait_for("the server to accept a connection", || socket_of(server, &wire));
     drop(wire);
+    let descriptors = format!("/proc/{}/fd", server.pid());
     wait_for("the server to notice the end of a connection", || {
-        (observer.text("workers").lines().count() < before).then_some(())
+        let open = fs::read_dir(&descriptors).expect("the server's descriptors");
+        let mut targets = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.all(|target| target != socket).then_some(())
     });
+}
+
+/// The server's socket of a connection, as the links of its descriptors name it. `None` before it is accepted.
+fn socket_of(server: &Server, wire: &Wire) -> Option<PathBuf> {
+    let peer = wire.stream().local_addr().expect("a local address");
+    let [local, remote] = [server.port(), peer.port()].map(|port| format!(":{port:04X}"));
+    let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let fields = lines.find(|fields| fields[1].ends_with(&local) && fields[2].ends_with(&remote))?;
+    (fields[9] != "0").then(|| PathBuf::from(format!("socket:[{}]", fields[9])))
 }
 
 /// The line of `function` in `status`, such as `2 1 1`: jobs, running ones, workers.
