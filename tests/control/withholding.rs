@@ -127,6 +127,7 @@ fn rules_hold_for_connections_that_come_later_and_for_names_that_come_later() {
         of_host.expect_nothing();
         grab_nothing(&mut of_host);
         drop(of_host);
+        operator.await_status("f", |status| status.workers == 0);
         let mut named = played_sleeper(&server, "later", &["f"]);
         grab_nothing(&mut named);
         fall_asleep(&mut named);
