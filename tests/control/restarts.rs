@@ -1,6 +1,6 @@
 //! What the operator has decided when the server dies and comes back.
 
-use crate::common::{grab_all, grab_nothing, packet};
+use crate::common::{grab_all, grab_nothing, packet, wait_for};
 use crate::stage::{Operator, grab, played_sleeper, played_worker, server, submit};
 
 #[test]
@@ -26,7 +26,7 @@ fn decisions_outlive_a_server_that_is_killed() {
     assert_eq!(operator.table("show rules"), withholdings);
     assert!(operator.table("show functions").iter().all(|row| row["name"] != "g"), "nothing is left of it");
     let said = "restored settings: 1 paused functions, 2 functions with limits, 2 worker rules";
-    assert!(server.log().contains(said), "{}", server.log());
+    wait_for(said, || server.log().contains(said).then_some(()));
     let mut worker = played_sleeper(&server, "", &["f"]);
     worker.expect_nothing();
     let mut of_client = played_worker(&server, "c", &["reverse", "order"]);

@@ -57,6 +57,9 @@ pub(crate) fn hangup_applies_changed_settings() {
     assert_eq!(client.text("verbose"), "OK DEBUG\n");
     assert_eq!([(); 3].map(|()| takes_a_job(&mut client)), [true, true, false]);
     server.connect().expect_error("COULD_NOT_CONNECT");
+    for line in ["need a restart: ", "configuration reloaded: these settings changed: "] {
+        server.await_log(line);
+    }
     let log = site.read("log");
     let said = |words: &str, setting: &str| log.lines().any(|line| line.contains(words) && line.contains(setting));
     assert!(said("need a restart", "backlog"), "{log}");
@@ -122,6 +125,7 @@ pub(crate) fn hangup_survives_a_bad_file() {
     assert_eq!([(); 2].map(|()| takes_a_job(&mut client)), [true, false]);
     site.write("gearmand.toml", "max-jobs = 2\n\nmax-jbos = 3\n");
     reload(&site, &server);
+    server.await_log("reload failed, keeping the running configuration: ");
     let log = site.read("log");
     assert!(log.contains("gearmand.toml:3"), "the line is not named: {log}");
     assert!(log.contains("max-jbos"), "{log}");
