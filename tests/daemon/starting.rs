@@ -1,7 +1,7 @@
 //! Detaching, the pid file, the user, and the limit of files.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -69,8 +69,11 @@ pub(crate) fn a_pid_file_is_that_of_the_living() {
 pub(crate) fn a_pid_file_of_a_server_that_locks_nothing() {
     let site = Site::new();
     let program = site.path("gearmand");
-    fs::copy("/bin/sleep", &program).expect("a program of this name");
+    // A copy could not be started while a program that another test starts has inherited its descriptor.
+    symlink("/bin/sleep", &program).expect("a program of this name");
     let mut other = Command::new(&program).arg("600").spawn().expect("start it");
+    let name = format!("/proc/{}/comm", other.id());
+    wait_for("its name", || fs::read_to_string(&name).is_ok_and(|name| name == "gearmand\n").then_some(()));
     let pid_file = site.write("pid", &format!("{}\n", other.id()));
     let refused = site.run(&["-p", "0", "-L", "127.0.0.1", "-l", "none", "-P", &pid_file]);
     other.kill().expect("kill it");
