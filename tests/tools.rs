@@ -404,6 +404,10 @@ fn every_admin_command_speaks_text_and_json() {
     assert_eq!(output(&server, "admin", &["raw", "nope"], b"", 1).0.split(' ').next(), Some("ERR"));
     worker(&server, &["-f", "made", "--count", "1", "--", "true"]).expect_end(&[]);
     wait_for_jobs(&server, "made", 0, 0);
+    // The worker has ended; the server may not have seen that yet.
+    wait_for("the end of the worker's connection", || {
+        (admin_json(&server, &["status"])[0]["workers"] == 0).then_some(())
+    });
     assert_eq!(admin_json(&server, &["drop-function", "made"]), json!({"ok": true}));
     let (stdout, _) = output(&server, "admin", &["drop-function", "made", "--json"], b"", 1);
     assert_eq!(stdout, "{\"error\":\"function not found\"}\n");
