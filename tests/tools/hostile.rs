@@ -162,7 +162,8 @@ fn a_monitor_says_when_it_found_no_server() {
 
 #[test]
 fn a_server_that_answers_late_is_not_given_up() {
-    // It answers questions whether it is there, and takes its time for the job.
+    // It answers questions whether it is there, and takes its time for the job. Each of those answers is due within
+    // half of the timeout.
     let server = fake(|mut stream| {
         let mut echoes = 0;
         loop {
@@ -185,7 +186,7 @@ fn a_server_that_answers_late_is_not_given_up() {
             stream.write_all(&said).unwrap();
         }
     });
-    let (stdout, stderr) = ends(server, &["submit", "--server-timeout", "1", "-f", "f", "x"], 0);
+    let (stdout, stderr) = ends(server, &["submit", "--server-timeout", "3", "-f", "f", "x"], 0);
     assert_eq!((stdout.as_str(), stderr.as_str()), ("late", ""));
 }
 
