@@ -1,15 +1,15 @@
 //! `gearmand work --prefetch`: what is done, in which order and how often, what goes back, and the packets of
 //! it.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
-use std::{fs, thread};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::common::{Program, Server, Wire, packet, wait_for};
+use crate::common::{Gate, Program, Server, Wire, packet, wait_for};
 use crate::{fifo, output, read_from, run, signal, tool, worker};
 
 const SERVERS: [fn(&[&str]) -> Server; 2] = [Server::ours, Server::debian];
@@ -194,11 +194,21 @@ struct Script(TcpStream);
 impl Script {
     /// Starts a worker, and takes its connection.
     fn start(arguments: &[&str]) -> (Self, Program) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_gearmand"));
-        command.args(["work", "-f", "f"]).args(arguments).args(["--", "cat"]).env_remove("GEARMAN_SERVER");
-        command.env("GEARMAN_SERVERS", listener.local_addr().unwrap().to_string());
-        let worker = Program::start(&mut command);
+        Self::take(command.args(["work", "-f", "f"]).args(arguments).args(["--", "cat"]))
+    }
+
+    /// Starts a worker whose jobs wait at this gate, what it says to people being its standard output.
+    fn start_at_gate(arguments: &[&str], gate: &Gate) -> (Self, Program) {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$@\" 2>&1", "sh", env!("CARGO_BIN_EXE_gearmand"), "work", "-f", "f"]);
+        Self::take(command.args(arguments).args(["--", "cat", gate.workload()]))
+    }
+
+    fn take(command: &mut Command) -> (Self, Program) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        command.env_remove("GEARMAN_SERVER").env("GEARMAN_SERVERS", listener.local_addr().unwrap().to_string());
+        let worker = Program::start(command);
         (Self(listener.accept().unwrap().0), worker)
     }
 
@@ -285,19 +295,19 @@ fn a_worker_that_stops_says_that_it_has_begun_nothing_of_what_it_gives_back() {
 
 #[test]
 fn a_job_that_was_not_asked_for_is_not_done() {
-    let (mut server, worker) = Script::start(&["--prefetch", "2"]);
+    // A first job that ended at once would let the worker ask for the third.
+    let gate = Gate::new();
+    let (mut server, worker) = Script::start_at_gate(&["--prefetch", "2"], &gate);
     server.expects(packet::CAN_DO, &[b"f"]);
     server.expects_grabs(1);
     for handle in [b"H:1", b"H:2", b"H:3"] {
         server.assigns(handle);
     }
+    wait_for("the complaint", || worker.line().filter(|line| line.contains("that was not requested")));
+    gate.open("");
     // Whatever it has sent by then, it ends the connection.
-    let rest = thread::spawn(move || {
-        let mut rest = Vec::new();
-        let _ = server.0.read_to_end(&mut rest);
-        rest
-    });
-    let rest = rest.join().unwrap();
+    let mut rest = Vec::new();
+    let _ = server.0.read_to_end(&mut rest);
     assert!(!rest.windows(3).any(|handle| handle == b"H:3"), "{}", rest.escape_ascii());
     drop(worker);
 }
