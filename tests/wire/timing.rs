@@ -94,10 +94,12 @@ fn a_timeout_ends_with_its_job_and_each_job_has_its_own() {
     grab(&mut worker);
     complete(&mut worker, &first, "");
     completed(&mut client, &first, "");
+    let start = Instant::now();
     grab(&mut worker);
     let mut next = crate::roles::worker(&server, &["f"]);
     // The second one's timeout, and nothing of the first one's.
     sleep_until_woken(&mut next);
+    assert!(start.elapsed() + TOLERANCE >= Duration::from_secs(1), "after {:?}", start.elapsed());
     assert_eq!(grab(&mut next).handle, second);
     complete(&mut next, &second, "");
     completed(&mut client, &second, "");
