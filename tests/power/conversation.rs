@@ -16,17 +16,19 @@ pub(crate) struct Job {
     /// When JOB_CREATED had left.
     pub(crate) acknowledged: Option<usize>,
     pub(crate) handle: Option<String>,
-    /// When its end had arrived: a result, or a cancellation.
+    /// When its end had first arrived: a result, or a cancellation.
     pub(crate) ended: Option<usize>,
-    /// From when on it must not come back: something that arrived after its end is acknowledged.
+    /// From when on it must not come back: something that arrived after its end is acknowledged, by the same server.
     pub(crate) gone: Option<usize>,
 }
 
 /// The jobs of a trace, in the order in which they arrived.
 pub(crate) struct Conversation {
     pub(crate) jobs: Vec<Job>,
-    /// When the end of a job arrived, by its handle: a worker may be faster than the answer to the client.
-    ends: HashMap<String, usize>,
+    /// When ends of a job arrived, by its handle: a worker may be faster than the answer to the client.
+    ends: HashMap<String, Vec<usize>>,
+    /// When servers started, in order.
+    starts: Vec<usize>,
 }
 
 /// One connection, while its bytes come and go.
@@ -41,12 +43,15 @@ struct Stream {
 
 impl Conversation {
     pub(crate) fn read(trace: &Trace) -> Self {
-        let mut conversation = Self { jobs: Vec::new(), ends: HashMap::new() };
+        let mut conversation = Self { jobs: Vec::new(), ends: HashMap::new(), starts: Vec::new() };
         let mut streams: HashMap<u32, Stream> = HashMap::new();
         let mut connections = 0;
         for (moment, record) in trace.records.iter().enumerate() {
             match record.kind {
-                Kind::Started => streams.clear(),
+                Kind::Started => {
+                    streams.clear();
+                    conversation.starts.push(moment);
+                }
                 Kind::Accepted => {
                     connections += 1;
                     streams.insert(record.detail, Stream { connection: connections, ..Stream::default() });
@@ -126,18 +131,29 @@ impl Conversation {
     }
 
     fn end(&mut self, handle: &str, moment: usize) {
-        self.ends.entry(handle.to_owned()).or_insert(moment);
+        self.ends.entry(handle.to_owned()).or_default().push(moment);
     }
 
-    /// What arrives after the end of a job is carried out after it: its acknowledgement covers that end.
+    /// What arrives after the end of a job is carried out after it: its acknowledgement covers that end. Each end is
+    /// the first request of its read, and the server has one thread.
+    ///
+    /// Only a job that was submitted to the same server covers it. A server that is killed may take an end with it that
+    /// nothing has covered, for a removal waits a moment for others. The job is there again for the next server, and
+    /// what that one acknowledges says nothing of it until the job ends once more.
     fn find_ends(&mut self) {
         let covers: Vec<(usize, Option<usize>)> =
             self.jobs.iter().map(|job| (job.submitted, job.acknowledged)).collect();
         for job in &mut self.jobs {
-            job.ended = job.handle.as_ref().and_then(|handle| self.ends.get(handle)).copied();
-            if let Some(ended) = job.ended {
-                job.gone = covers.iter().filter(|(submitted, _)| *submitted > ended).filter_map(|(_, at)| *at).min();
-            }
+            let Some(ends) = job.handle.as_ref().and_then(|handle| self.ends.get(handle)) else {
+                continue;
+            };
+            job.ended = ends.first().copied();
+            let gone_by = |ended: usize| {
+                let next_start = self.starts.iter().copied().find(|start| *start > ended).unwrap_or(usize::MAX);
+                let later = covers.iter().filter(|(submitted, _)| *submitted > ended && *submitted < next_start);
+                later.filter_map(|(_, at)| *at).min()
+            };
+            job.gone = ends.iter().filter_map(|ended| gone_by(*ended)).min();
         }
     }
 }
