@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 use super::disks::Disk;
 use crate::common::packet::{self, body};
@@ -125,6 +126,18 @@ impl Scene {
     #[track_caller]
     fn await_shown(&self, key: &str, value: &str) {
         wait_for(&format!("{key} {value}"), || (self.shown(key) == value).then_some(()));
+    }
+
+    /// All that was logged before: the log has a thread of its own, which may be behind. It writes in order.
+    #[track_caller]
+    fn whole_log(&self) -> String {
+        let last_lines = |log: &str| log.matches("SIGHUP, reopening log file").count();
+        let before = last_lines(&self.server.log());
+        self.server.signal(Signal::SIGHUP);
+        wait_for("the last line of the log", || {
+            let log = self.server.log();
+            (last_lines(&log) > before).then_some(log)
+        })
     }
 
     /// Jobs are taken again, soon, and the store is well.
@@ -280,7 +293,7 @@ fn a_file_that_is_gone_is_told_of_by_an_idle_server_and_at_the_end() {
             fs::remove_file(&database).expect("a file to remove");
         }
         scene.await_shown("state", "failing");
-        let log = scene.server.log();
+        let log = scene.whole_log();
         assert!(log.contains(if is_cut { "was truncated" } else { "before you stop the server" }), "{log}");
         if is_worked_off {
             scene.work(5);
@@ -292,9 +305,9 @@ fn a_file_that_is_gone_is_told_of_by_an_idle_server_and_at_the_end() {
     }
 }
 
-/// How many lines of the log have these words.
-fn count_lines(scene: &Scene, words: &str) -> usize {
-    scene.server.log().lines().filter(|line| line.contains(words)).count()
+/// How many lines of a log have these words.
+fn count_lines(log: &str, words: &str) -> usize {
+    log.lines().filter(|line| line.contains(words)).count()
 }
 
 /// A store without room for small jobs is full, and tells so once; it is well again once there is room for more than one.
@@ -310,15 +323,16 @@ fn a_disk_without_room_for_small_jobs_is_full() {
             scene.await_shown("state", "failing");
             assert!(scene.shown("error").contains("the disk is full"), "{}", scene.shown("error"));
         }
-        assert_eq!(count_lines(&scene, "the store is failing"), 1, "{}", scene.server.log());
+        let log = scene.whole_log();
+        assert_eq!(count_lines(&log, "the store is failing"), 1, "{log}");
         // Each job that ends is replaced at once where there is room.
         for _ in 0..jobs {
             wait_for("a job", || scene.work_one().then_some(()));
             scene.submit();
         }
-        let (fails, works) =
-            (count_lines(&scene, "the store is failing"), count_lines(&scene, "the store works again"));
-        assert!(fails <= 4 && works <= 4, "{}", scene.server.log());
+        let log = scene.whole_log();
+        let (fails, works) = (count_lines(&log, "the store is failing"), count_lines(&log, "the store works again"));
+        assert!(fails <= 4 && works <= 4, "{log}");
         while scene.work_one() {}
         scene.expect_room();
     }
@@ -348,7 +362,8 @@ fn a_reserve_larger_than_the_disk_is_a_quarter_of_it() {
     let disk = Disk::tmpfs();
     let mut scene = Scene::on(&disk, &["--store-reserve", "100MiB", "--verbose", "WARNING"]);
     assert!(scene.submit());
-    assert_eq!(count_lines(&scene, "--store-reserve asks for 100 MiB"), 1, "{}", scene.server.log());
+    let log = scene.whole_log();
+    assert_eq!(count_lines(&log, "--store-reserve asks for 100 MiB"), 1, "{log}");
     scene.await_shown("reserve_bytes", &(6 << 20).to_string());
     scene.work(1);
 }
