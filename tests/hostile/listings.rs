@@ -42,23 +42,38 @@ impl Honest {
 
     /// How long each job took, of those that are done in this time.
     fn work(&mut self, time: Duration) -> Vec<Duration> {
-        let Self { client, worker } = self;
         let (began, mut took) = (Instant::now(), Vec::new());
         while began.elapsed() < time {
             let start = Instant::now();
-            worker.send(packet::PRE_SLEEP, b"");
-            client.send(packet::SUBMIT_JOB, &body(&[b"good", b"", b"workload"]));
-            let handle = client.expect_type(packet::JOB_CREATED);
-            worker.expect(packet::NOOP, b"");
-            worker.send(packet::GRAB_JOB, b"");
-            worker.expect(packet::JOB_ASSIGN, &body(&[&handle, b"good", b"workload"]));
-            worker.send(packet::WORK_COMPLETE, &body(&[&handle, b"result"]));
-            client.expect(packet::WORK_COMPLETE, &body(&[&handle, b"result"]));
+            self.do_a_job();
             took.push(start.elapsed());
         }
         took.sort();
         took
     }
+
+    fn do_a_job(&mut self) {
+        let Self { client, worker } = self;
+        worker.send(packet::PRE_SLEEP, b"");
+        client.send(packet::SUBMIT_JOB, &body(&[b"good", b"", b"workload"]));
+        let handle = client.expect_type(packet::JOB_CREATED);
+        worker.expect(packet::NOOP, b"");
+        worker.send(packet::GRAB_JOB, b"");
+        worker.expect(packet::JOB_ASSIGN, &body(&[&handle, b"good", b"workload"]));
+        worker.send(packet::WORK_COMPLETE, &body(&[&handle, b"result"]));
+        client.expect(packet::WORK_COMPLETE, &body(&[&handle, b"result"]));
+    }
+}
+
+/// How long the server made somebody wait with what it did meanwhile. A busy machine gives it no time for a while, and
+/// then it does nothing; but also in all nobody waits for long.
+fn waited<T>(server: &Watched, act: impl FnOnce() -> T) -> (Duration, T) {
+    const IN_ALL: Duration = Duration::from_secs(3);
+    let (start, used) = (Instant::now(), server.cpu());
+    let done = act();
+    let took = start.elapsed();
+    assert!(took < IN_ALL, "an answer took {took:?}");
+    (took.min(server.cpu().saturating_sub(used)), done)
 }
 
 fn figures(what: &str, took: &[Duration], time: Duration) -> f64 {
@@ -81,16 +96,14 @@ pub(crate) fn long_listings_at_once() {
     let calm = figures("calm", &honest.work(time), time);
     let lists: Vec<Wire> = (0..crowd).map(|_| server.connect()).collect();
     let (is_over, read, complete) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
+    let attacked = std::thread::scope(|scope| {
         let (is_over, read, complete) = (&is_over, &read, &complete);
         scope.spawn(move || read_listings(lists, jobs, is_over, read, complete));
         // Not before listings are under way.
         wait_for("the first listing", || (read.load(Ordering::Relaxed) > 0).then_some(()));
         let attacked = figures("while they list", &honest.work(time), time);
         let mut short = server.connect();
-        let start = Instant::now();
-        let status = short.text("status");
-        let took = start.elapsed();
+        let (took, status) = waited(&server, || short.text("status"));
         eprintln!(
             "status took {took:?}, {} MB and {} listings read",
             read.load(Ordering::Relaxed) >> 20,
@@ -98,13 +111,16 @@ pub(crate) fn long_listings_at_once() {
         );
         assert!(status.ends_with("\n.\n") && status.contains("good\t0\t0\t1\n"), "{status}");
         assert!(took < Duration::from_millis(300), "a short answer took {took:?}");
-        // An optimised build on a quiet machine has 0.75; a loaded one takes from both.
-        assert!(attacked >= 0.4 * calm, "{attacked:.0} jobs/s, and {calm:.0} in calm");
         if sized(0, 1) == 0 {
             wait_for("all listings", || (complete.load(Ordering::Relaxed) == crowd).then_some(()));
         }
         is_over.store(true, Ordering::Relaxed);
+        attacked
     });
+    // The machine may have got other work meanwhile, of which the attack is not the cause.
+    let calm = calm.min(figures("calm again", &honest.work(time), time));
+    // An optimised build on a quiet machine has 0.75; a loaded one takes from both.
+    assert!(attacked >= 0.4 * calm, "{attacked:.0} jobs/s, and {calm:.0} in calm");
     drop(honest);
     assert_eq!(server.connect().text("cancel jobs waiting"), format!("OK {jobs}\r\n"));
     server.assert_recovered(RETAINED_KIB + HEAP_KIB + with_jobs);
@@ -197,7 +213,7 @@ pub(crate) fn status_of_many_functions_at_once() {
         let began = Instant::now();
         let mut took = Vec::new();
         while done.load(Ordering::Relaxed) < crowd && began.elapsed() < DEADLINE {
-            took.extend(honest.work(Duration::from_millis(100)));
+            took.push(waited(server, || honest.do_a_job()).0);
         }
         is_over.store(true, Ordering::Relaxed);
         took.sort();
