@@ -146,7 +146,8 @@ impl Place {
 ///
 /// Until a new process runs its program it has copies of all descriptors of this one, and with them the locks
 /// of all stores that are open. So where one is closed meanwhile and opened again it is still locked. A test
-/// that runs beside others has not started that process, and cannot know.
+/// that runs beside others has not started that process, and cannot know: all of them start processes by
+/// [`starting`].
 static STARTING: RwLock<()> = RwLock::new(());
 
 /// Starts a process, or several, whose programs run when this returns.

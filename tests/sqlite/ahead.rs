@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::wait_for;
 use crate::faults::{INSIDE, again, with_mounts};
-use crate::{Kept, Place, add, own, remove, replay};
+use crate::{Kept, Place, add, own, remove, replay, starting};
 
 /// What the WAL has when it is copied into the database: 4,000 pages with their headers.
 const FULL: u64 = 4000 * (4096 + 24);
@@ -66,7 +66,10 @@ impl Crash {
 }
 
 fn debian(path: &Path, statement: &str) -> String {
-    let output = Command::new("sqlite3").arg(path).arg(statement).output().expect("sqlite3: see install-peers.sh");
+    let mut sqlite = Command::new("sqlite3");
+    sqlite.arg(path).arg(statement).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let started = starting(|| sqlite.spawn()).expect("sqlite3: see install-peers.sh");
+    let output = started.wait_with_output().expect("the end of sqlite3");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 

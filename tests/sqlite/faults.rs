@@ -82,12 +82,13 @@ fn a_reader_that_stays_holds_up_no_commit() {
     let other = place.raw();
     other.execute_batch("BEGIN; SELECT * FROM gearman_queue").unwrap();
     let workload = vec![b'x'; 1 << 20];
-    let start = Instant::now();
     for number in 2..60 {
+        // Each by itself: how long all of them take is up to the disk.
+        let start = Instant::now();
         add(&mut *store, &[Kept { workload: workload.clone(), ..Kept::plain(number) }]).unwrap();
         store.idle().unwrap();
+        assert!(start.elapsed() < BUSY_AT_LEAST, "commit {number} waited {:?} for a reader", start.elapsed());
     }
-    assert!(start.elapsed() < BUSY, "commits waited {:?} for a reader", start.elapsed());
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(replay(&mut *store).1.jobs, 59);
 }
