@@ -487,9 +487,11 @@ pub(crate) fn group_jobs_for_a_store_that_hangs() {
 
 fn read_no_results(stage: &Stage, size: usize) {
     const PEERS: usize = 20;
-    let log = stage.server.server().log();
-    let (_, address) = log.split_once("HTTP plugin listening on ").expect("the plugin says where it listens");
-    let http: SocketAddr = address.split_whitespace().next().and_then(|word| word.parse().ok()).expect("an address");
+    let http: SocketAddr = wait_for("the address of the plugin", || {
+        let log = stage.server.server().log();
+        let (line, _) = log.split_once("HTTP plugin listening on ")?.1.split_once('\n')?;
+        Some(line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("an address"))
+    });
     stage.withstand(
         |server| {
             let peers: Vec<TcpStream> = (0..PEERS)

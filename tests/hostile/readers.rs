@@ -13,8 +13,9 @@ use crate::watched::{HEAP_KIB, RETAINED_KIB, Watched};
 const MIB: usize = 1 << 20;
 /// More than this never waits for a connection that asks and does not read; also a limit that these tests set.
 const MAX_OUTPUT_KIB: u64 = 64 * 1024;
-/// Short, so that the test need not wait for long.
-const WRITE_TIMEOUT: [&str; 2] = ["--write-timeout", "1s"];
+/// Short, so that the test need not wait for long; long enough for a peer that reads, and that a busy machine keeps
+/// from it for a while.
+const WRITE_TIMEOUT: [&str; 2] = ["--write-timeout", "2s"];
 
 /// Connects with a receive buffer that does not swallow what the test is about.
 fn connect(server: &Watched) -> TcpStream {
@@ -187,8 +188,8 @@ pub(crate) fn a_long_listing_never_read() {
 /// A peer that reads slowly but steadily is not cut off, though it takes several times the write timeout for its answer.
 pub(crate) fn slow_but_steady() {
     const PIECE: usize = 64 * 1024;
-    // Five seconds in all, five times the timeout. This is the pace of a peer and waits for nothing.
-    const PACE: std::time::Duration = std::time::Duration::from_millis(40);
+    // Ten seconds in all, five times the timeout. This is the pace of a peer and waits for nothing.
+    const PACE: Duration = Duration::from_millis(80);
     let server = Watched::start(&WRITE_TIMEOUT);
     let mut stream = connect(&server);
     stream.write_all(&request(packet::ECHO_REQ, &vec![b'e'; 8 * MIB])).expect("the server reads");
