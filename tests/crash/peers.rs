@@ -3,8 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::book::Book;
 use crate::common::{DEADLINE, Program, packet};
@@ -243,11 +247,14 @@ impl Foreign {
         let mut command = Command::new(command);
         command.arg(tests.join("crash").join(script)).args([port.to_string(), FUNCTIONS[0].to_owned()]);
         command.args([first, first + FOREIGN - 1].map(|serial| serial.to_string()));
-        Self { program: Program::start(&mut command) }
+        Self { program: Program::start(command.process_group(0)) }
     }
 
     /// Ends it, and enters what it was told.
     pub(crate) fn finish(mut self, book: &Book) {
+        // With what it has started: a `gearman` that the shell leaves behind would submit its job to the next server.
+        let group = Pid::from_raw(i32::try_from(self.program.pid()).expect("a process id"));
+        killpg(group, Signal::SIGKILL).expect("kill a program and what it has started");
         self.program.kill();
         while let Some(line) = self.program.line() {
             let mut words = line.split(' ');
