@@ -1,5 +1,6 @@
 //! A server whose memory, descriptors and CPU time are watched from outside.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -52,7 +53,6 @@ impl Watched {
         let mut watched = Self { anonymous_kib: 0, sockets: 0, server };
         let (mut client, mut worker) = (watched.connect(), watched.connect());
         serve_a_job(&mut client, &mut worker, b"good");
-        // Not before: the socket on which it said that it is ready is closed by now.
         watched.sockets = watched.sockets() - 2;
         drop((client, worker));
         watched.await_departures();
@@ -109,11 +109,23 @@ impl Watched {
         self.sockets().saturating_sub(self.sockets)
     }
 
-    /// Other descriptors may come and go: the store opens and closes files.
+    /// Other descriptors may come and go: the store opens and closes files. So does the socket on which the server says
+    /// that it is ready, which a server with several threads may still have when it serves others.
     fn sockets(&self) -> usize {
+        let datagrams = self.datagram_sockets();
         let descriptors = fs::read_dir(self.proc("fd")).expect("the server's descriptors").flatten();
         let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
-        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+        let names = targets.map(|target| target.to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("socket:") && !datagrams.contains(name)).count()
+    }
+
+    /// The UNIX sockets for datagrams of all processes, by the names that their descriptors have.
+    fn datagram_sockets(&self) -> HashSet<String> {
+        const DATAGRAM: &str = "0002";
+        let table = fs::read(self.proc("net/unix")).expect("the table of UNIX sockets");
+        let table = String::from_utf8_lossy(&table);
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.filter(|row| row.len() > 6 && row[4] == DATAGRAM).map(|row| format!("socket:[{}]", row[6])).collect()
     }
 
     /// The CPU time of all its threads so far.
