@@ -5,10 +5,13 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use gearmand::job_server::StoreFailure;
+use gearmand::store::StoreError;
 use gearmand::store::location::Access;
 use tempfile::TempDir;
 
 use super::conversation::Conversation;
+use crate::common::wait_for;
 use crate::durable::{self, Contents};
 
 /// What is wrong with a store after a cut.
@@ -58,17 +61,28 @@ pub(crate) fn check(
         fs::write(image.path().join(name), bytes).expect("a file of an image");
     }
     let path = image.path().join(database.file_name().expect("a name"));
-    let contents = match durable::read(&path, Access::Own) {
+    let contents = match read(&path) {
         Ok(contents) => contents,
         Err(error) => return vec![Problem::Unreadable(error.to_string())],
     };
     let mut problems = judge(&contents, conversation, moment);
-    match durable::read(&path, Access::Own) {
+    match read(&path) {
         Ok(again) if again == contents => {}
         Ok(_) => problems.push(Problem::Unstable),
         Err(error) => problems.push(Problem::Unreadable(format!("the second time: {error}"))),
     }
     problems
+}
+
+/// Reads an image as a server would that starts.
+///
+/// Nobody else knows of the image. But a test beside this one may just be starting a process, which has copies of all
+/// descriptors of this one until it runs its program, and with them the lock of whoever has read the image before.
+fn read(path: &Path) -> Result<Contents, StoreError> {
+    wait_for("the image to be free", || match durable::read(path, Access::Own) {
+        Err(error) if error.failure == StoreFailure::Locked => None,
+        result => Some(result),
+    })
 }
 
 fn judge(contents: &Contents, conversation: &Conversation, moment: usize) -> Vec<Problem> {
