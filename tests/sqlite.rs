@@ -156,10 +156,16 @@ fn starting<P>(start: impl FnOnce() -> P) -> P {
     start()
 }
 
-fn open(path: &Path, keep_primary_key: bool, access: Access) -> Result<Box<dyn Store>, StoreError> {
+/// Opens a store, or does something else that takes its lock.
+fn opening<T>(open: impl FnOnce() -> T) -> T {
     let _nothing_is_started = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+    open()
+}
+
+fn open(path: &Path, keep_primary_key: bool, access: Access) -> Result<Box<dyn Store>, StoreError> {
     let table = defaults::SQLITE_TABLE.to_owned();
-    Location::Sqlite { path: path.to_owned(), table, keep_primary_key }.open(access, &Arc::from(PREFIX))
+    let location = Location::Sqlite { path: path.to_owned(), table, keep_primary_key };
+    opening(|| location.open(access, &Arc::from(PREFIX)))
 }
 
 fn own(path: &Path) -> Result<Box<dyn Store>, StoreError> {
