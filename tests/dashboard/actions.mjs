@@ -137,10 +137,15 @@ async function workerButtons(dashboard, port) {
   await dashboard.click("enable");
   await same("enabled", async () => (await one()).state !== "disabled", () => true);
 
+  // What a menu offers is what the page knew when it was opened.
+  const withheld = dashboard.page.locator("[data-table=worker-functions] .badge");
+  await same("both enabled, as shown", () => withheld.allTextContents(), () => []);
   await dashboard.choose("worker-functions", "milling", "disable");
   await same("one function alone", async () => (await one()).functions.map((fn) => [fn.name, fn.withheld]).sort(), () => [["drilling", null], ["milling", "disabled"]]);
+  await same("one function alone, as shown", () => withheld.allTextContents(), () => ["disabled"]);
   await dashboard.choose("worker-functions", "milling", "enable");
   await same("that function again", async () => (await one()).functions.every((fn) => fn.withheld === null), () => true);
+  await same("that function again, as shown", () => withheld.allTextContents(), () => []);
 
   await rulesAreNamed(dashboard, port, worker, id);
 
@@ -180,6 +185,7 @@ async function rulesAreNamed(dashboard, port, worker, id) {
   await same("its own rules", async () => (await shown()).length, () => 3);
   await dashboard.choose("worker-functions", "milling", "enable");
   await same("milling again", async () => (await rules()).length, () => 3);
+  await same("milling again, as shown", async () => (await shown()).length, () => 2);
   for (const left of [2, 1]) {
     await dashboard.page.locator("[data-table=worker-rules] [data-action=lift]").first().click();
     await same("lifted", async () => (await rules()).length, () => left);
@@ -193,7 +199,7 @@ async function rulesAreLifted(dashboard, port) {
   const workers = [new Worker(port, ["weaving"], "loom"), new Worker(port, ["weaving"], "loom")];
   const rules = async () => (await dashboard.api("rules")).rules.map((rule) => `${rule.who} ${rule.how}`).sort();
   await dashboard.go("workers");
-  await eventually("both", async () => Object.keys(await dashboard.table("workers")).length >= 2);
+  await eventually("both", async () => Object.values(await dashboard.table("workers")).filter((row) => row.client === "loom").length === 2);
   for (const action of ["drain-host", "disable-host"]) {
     await dashboard.click(action);
     await dashboard.page.locator("dialog[open]", { hasText: "those that connect later" }).waitFor();
