@@ -34,6 +34,10 @@ export async function keyboard(dashboard, port, say) {
   for (const route of ["", "functions", "functions/typing", "workers", `workers/${workers[0].id}`, "fleet", "jobs", `jobs/${encodeURIComponent(held)}`, "server", "submit"]) {
     await dashboard.go(route);
     await eventually(`the content of ${route}`, async () => !/Loading…|Waiting for the first/.test(await page.locator("main").innerText()));
+    if (route === "functions/typing") {
+      // Its workers and jobs are looked for when the rest may stand there already.
+      await eventually("its jobs", async () => Object.keys(await dashboard.table("function-jobs")).length === 3);
+    }
     await everythingIsReached(dashboard, route);
   }
   say("every page");

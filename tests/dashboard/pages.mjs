@@ -143,6 +143,8 @@ async function jobsAreTrue(dashboard, held, scheduled) {
   await dashboard.page.locator("[name=state]").selectOption("scheduled");
   await same("scheduled jobs", handles, () => [scheduled]);
   await dashboard.page.locator("[name=state]").selectOption("");
+  // The page after that has a form of its own.
+  await same("all jobs again", handles, expected("limit=50"));
   await dashboard.page.locator("[name=unique]").fill("picture");
   await dashboard.page.keyboard.press("Enter");
   await same("by unique id", handles, () => [held]);
