@@ -8,15 +8,14 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Program, Server};
+use common::{Program, Server, free_port};
 
 /// How long a script may be silent. It has deadlines of its own, which say more of what went wrong.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Where on a loopback address HTTP is served.
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -109,8 +108,7 @@ fn every_page_looks_right() {
 #[test]
 fn a_server_that_comes_back_is_found() {
     // Both servers are to listen on one port, which the first cannot choose.
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-    let address = free.expect("a free port").to_string();
+    let address = format!("127.0.0.1:{}", free_port());
     let mut server = Server::ours(&["--http-listen", &address]);
     let mut script = script("lost", &server);
     script.expect_line("stop");
