@@ -13,8 +13,9 @@ fn our_server_is_shown_and_steered() {
     let mut busy = worker(&server, "me", &["rev"]);
     let handle = grab(&mut busy);
     let screen = Screen::start(&server, 150, 30, &[]);
-    let first = screen.shows("jobs: 2 queued, 1 running");
-    assert!(first.contains("FUNCTION  QUEUEDv"), "{first}");
+    screen.shows("jobs: 2 queued, 1 running");
+    // A terminal may be looked at while it is being written to.
+    screen.waits_for("the heading", |text| text.contains("FUNCTION  QUEUEDv"));
     let paused = |flag: &str| {
         screen
             .waits_for("the function", |text| text.lines().any(|line| line.starts_with("rev ") && line.ends_with(flag)))
@@ -39,6 +40,8 @@ fn our_server_is_shown_and_steered() {
     screen.press(&["End"]);
     screen.shows(&format!("{handle} rev"));
     screen.press(&["Escape"]);
+    // Escape and a letter that are read together are one key.
+    screen.shows("me 127.0.0.1 working");
     screen.press(&["k"]);
     screen.shows("y: yes, this one, c: all of client me, h: all of host 127.0.0.1; any other key: no");
     screen.press(&["c"]);
@@ -127,8 +130,8 @@ fn it_fits_any_size_and_gives_the_terminal_back_on_a_signal() {
     let server = Server::ours(&[]);
     submit(&server, "rev", 1);
     let screen = Screen::start(&server, 120, 20, &["NO_COLOR=1"]);
-    let wide = screen.shows("jobs: 1 queued,");
-    assert!(wide.contains("WORKERS") && wide.contains("OLDEST"), "{wide}");
+    screen.shows("jobs: 1 queued,");
+    screen.waits_for("a wide table", |text| text.contains("WORKERS") && text.contains("OLDEST"));
     // Bold, reversed and underlined, but no colour.
     let coloured = screen.coloured();
     let codes =
