@@ -22,10 +22,14 @@ impl Stage {
         let fixed =
             ["--job-handle-prefix", "H:t", "-r", "http", "--http-port", "0", "--verbose", "NOTICE", "-q", "builtin"];
         let server = Server::ours(&[&fixed[..], arguments].concat());
-        let log = server.log();
-        let announced = log.lines().find_map(|line| line.split_once("HTTP plugin listening on "));
-        let (_, address) = announced.expect("the plugin says where it listens before the server is ready");
-        let http = address.split_whitespace().next().and_then(|address| address.parse().ok()).expect("an address");
+        // The log is written by a thread of its own, which readiness waits for only briefly.
+        let announced = wait_for("the plugin to say where it listens", || {
+            let log = server.log();
+            let (whole, _) = log.rsplit_once('\n')?;
+            let (_, address) = whole.lines().find_map(|line| line.split_once("HTTP plugin listening on "))?;
+            Some(address.to_owned())
+        });
+        let http = announced.split_whitespace().next().and_then(|address| address.parse().ok()).expect("an address");
         Self { server, http }
     }
 
