@@ -297,10 +297,13 @@ fn a_workload_that_only_the_store_has_is_shown() {
     let handles: Vec<String> =
         (0..500).map(|index| submit(&mut client, b"f", &format!("u{index}"), &[b'w'; 4096])).collect();
     let path = format!("/api/v1/jobs/{}", handles[499]);
-    let job = shown(&server, &path);
+    // A store that does not answer within a second is asked again: then there is no preview.
+    let previewed =
+        |path: &str| wait_for("a preview", || Some(shown(&server, path)).filter(|job| !job["preview"].is_null()));
+    let job = previewed(&path);
     assert_eq!((&job["workload_bytes"], &job["preview"]["truncated"]), (&json!(4096), &json!(true)), "{job}");
     assert_eq!(job["preview"]["content"].as_str().map(str::len), Some(1024));
-    let job = shown(&server, &format!("{path}?preview=65536"));
+    let job = previewed(&format!("{path}?preview=65536"));
     assert_eq!(job["preview"]["content"].as_str().map(str::len), Some(4096));
     // Who wants nothing of it does not trouble the store.
     let job = shown(&server, &format!("{path}?preview=0"));
