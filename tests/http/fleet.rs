@@ -1,6 +1,8 @@
 //! The fleet over HTTP: what managed workers and monitors say, what they are told, and what hostile ones cannot do.
 
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, get, post, server, shown};
-use crate::common::{Server, Wire, packet, wait_for};
+use crate::common::{DEADLINE, Server, Wire, packet, wait_for};
 
 /// What a fake says to a question; nothing where it keeps the job and says no more.
 type Reply = Option<(u32, Vec<u8>)>;
@@ -138,7 +140,9 @@ fn what_workers_and_monitors_say_is_shown() {
     ];
     let _monitor = Fake::start(&server, "fleet_web", |_| Some(complete(&report(&["b"]))));
     let fleet = eventually(&server, "all", |fleet| {
-        let all = fleet["workers"].as_array()?.len() == 2 && !fleet["monitors"].as_array()?.is_empty();
+        let (workers, monitors) = (fleet["workers"].as_array()?, fleet["monitors"].as_array()?);
+        let is_heard = |one: &Value| one["silent_s"].is_null();
+        let all = workers.len() == 2 && monitors.len() == 1 && workers.iter().chain(monitors).all(is_heard);
         all.then(|| fleet.clone())
     });
     assert_eq!(fleet["unnamed_workers"], 1);
@@ -179,7 +183,8 @@ fn a_round_serves_all_who_look_and_leaves_nothing_behind() {
         assert_eq!(told[0]["workers"][1]["state"], "unknown");
         assert!(told[0]["workers"][1]["silent_s"].as_f64().unwrap() >= 2.0);
     });
-    assert!(start.elapsed() >= Duration::from_secs(2) && start.elapsed() < Duration::from_secs(4));
+    // A round for each of them would take twice as long as that.
+    assert!(start.elapsed() >= Duration::from_secs(2) && start.elapsed() < DEADLINE, "{:?}", start.elapsed());
     assert_eq!(worker.asked.try_iter().collect::<Vec<_>>(), [json!({"verb": "status"})]);
     wait_for("the jobs that nobody took to vanish", || {
         (shown(&server, "/api/v1/functions/manage_deaf")["queued"]["high"] == 0).then_some(())
@@ -189,12 +194,14 @@ fn a_round_serves_all_who_look_and_leaves_nothing_behind() {
 #[test]
 fn one_who_falls_silent_is_shown_as_he_was() {
     let server = server(&[]);
-    let mut times = 0;
+    let falls_silent = Arc::new(AtomicBool::new(false));
+    let is_silent = Arc::clone(&falls_silent);
     let worker = Fake::start(&server, "manage_a", move |_| {
-        times += 1;
-        if times == 1 { Some(complete(&status("a", &Value::Null))) } else { None }
+        if is_silent.load(Ordering::SeqCst) { None } else { Some(complete(&status("a", &Value::Null))) }
     });
+    // On a slow machine this may be the answer to a later question than the first.
     eventually(&server, "an answer", |fleet| (fleet["workers"][0]["silent_s"].is_null()).then_some(()));
+    falls_silent.store(true, Ordering::SeqCst);
     eventually(&server, "silence", |fleet| {
         let worker = &fleet["workers"][0];
         let silent = worker["silent_s"].as_f64()?;
@@ -302,10 +309,13 @@ fn thousands_who_do_not_answer_cost_two_seconds_and_little_memory() {
         .collect();
     let good = Fake::managed(&server, "0", &Value::Null);
     let before = resident(&server);
+    // When the round was asked for whose answer is shown.
+    let mut asked = Instant::now();
     for _ in 0..2 {
         let start = Instant::now();
         let fleet = shown(&server, "/api/v1/fleet");
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        // One round for each 64 of them would take two minutes.
+        assert!(start.elapsed() < DEADLINE, "{:?}", start.elapsed());
         let workers = fleet["workers"].as_array().unwrap();
         assert_eq!((workers.len(), &fleet["not_asked"]), (4096, &json!(MANY + 1 - 4096)));
         assert_eq!(
@@ -314,10 +324,14 @@ fn thousands_who_do_not_answer_cost_two_seconds_and_little_memory() {
             "one who answers is heard"
         );
         assert!(workers[1..].iter().all(|worker| worker["state"] == "unknown"));
-        // What a round has found serves others for a while.
-        assert_eq!(shown(&server, "/api/v1/fleet"), fleet);
+        // What a round has found serves others for two seconds, and a round like these takes two.
+        let again = shown(&server, "/api/v1/fleet");
+        assert!(again == fleet || asked.elapsed() >= Duration::from_secs(4), "{:?}", asked.elapsed());
         assert!(good.asked.recv().is_ok());
-        wait_for("another round", || (shown(&server, "/api/v1/fleet") != fleet).then_some(()));
+        wait_for("another round", || {
+            asked = Instant::now();
+            (shown(&server, "/api/v1/fleet") != again).then_some(())
+        });
     }
     let grown = resident(&server).saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes more");
@@ -393,13 +407,20 @@ fn hostile_answers_hurt_nobody() {
     let strange = json!({"host": "<img src=x>\u{202e}\u{0}", "started": 1e308, "count": {"\u{0}": 1}});
     let _good = Fake::managed(&server, "good", &strange);
     let start = Instant::now();
-    let fleet = shown(&server, "/api/v1/fleet");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let first = shown(&server, "/api/v1/fleet");
+    assert!(start.elapsed() < DEADLINE, "{:?}", start.elapsed());
     dies.join().expect("it was asked");
-    let worker = |id: &str| {
+    let find = |fleet: &Value, id: &str| -> Value {
         let workers = fleet["workers"].as_array().unwrap();
         workers.iter().find(|worker| worker["id"] == id).unwrap_or_else(|| panic!("{id} in {fleet}")).clone()
     };
+    assert!(find(&first, "dying")["silent_s"].as_f64().is_some_and(|silent| silent >= 2.0), "{first}");
+    // Two seconds may be short for large answers on a slow machine: then they are heard in a later round.
+    let heard = ["huge", "deep", "junk", "empty", "failing", "liar", "negative", "good"];
+    let fleet = eventually(&server, "all who answer", |fleet| {
+        heard.iter().all(|&id| find(fleet, id)["silent_s"].is_null()).then(|| fleet.clone())
+    });
+    let worker = |id: &str| find(&fleet, id);
     for (id, why) in [
         ("huge", "answer exceeds 1048576 bytes"),
         ("deep", "not a JSON object"),
@@ -412,9 +433,7 @@ fn hostile_answers_hurt_nobody() {
         let error = worker(id)["error"].as_str().map(str::to_owned);
         assert!(error.as_ref().is_some_and(|error| error.contains(why) && error.len() <= 512), "{id}: {error:?}");
     }
-    for id in ["data", "dying"] {
-        assert!(worker(id)["silent_s"].as_f64().is_some_and(|silent| silent >= 2.0), "{id}");
-    }
+    assert!(worker("data")["silent_s"].as_f64().is_some_and(|silent| silent >= 2.0), "data");
     let good = worker("good");
     assert_eq!((&good["host"], &good["count"]), (&json!("<img src=x>\u{202e}\u{0}"), &json!({})));
     assert_eq!(good["started_unix_s"], 1e11);
