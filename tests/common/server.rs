@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -56,7 +56,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts our server with `--port 0 -L 127.0.0.1 -l stderr` and these arguments; it is ready to accept
+    /// Starts our server on a free port of 127.0.0.1, with `-l stderr` and these arguments; it is ready to accept
     /// when this returns.
     #[track_caller]
     pub(crate) fn ours(arguments: &[&str]) -> Self {
@@ -164,7 +164,7 @@ impl Server {
             self.terminate();
         }
         let end = Instant::now() + DEADLINE;
-        // Somebody else's outgoing connection may hold the port for a moment.
+        // Somebody who looks for a free port may hold it for a moment.
         loop {
             match launch(self.implementation, &self.arguments, &self.environment, &self.directory, Some(self.port())) {
                 Ok((child, addresses)) => {
@@ -201,7 +201,15 @@ fn launch(
     port: Option<u16>,
 ) -> Launched {
     match (implementation, port) {
-        (Implementation::Ours, port) => launch_ours(arguments, environment, directory, port.unwrap_or(0)),
+        (Implementation::Ours, Some(port)) => launch_ours(arguments, environment, directory, port),
+        // Not any port: one from the range of outgoing connections may be another's while the server restarts.
+        (Implementation::Ours, None) => loop {
+            match launch_ours(arguments, environment, directory, free_port()) {
+                // Between the choice of a port and the server's bind somebody else took it.
+                Err(why) if why.contains("the address is in use") => {}
+                launched => return launched,
+            }
+        },
         (Implementation::Debian, Some(port)) => launch_debian(arguments, directory, port),
         (Implementation::Debian, None) => {
             // Between the choice of a port and the server's bind somebody else may take it.
@@ -347,12 +355,14 @@ fn first_tcp(addresses: &[String]) -> SocketAddr {
 /// at the same time start their search at different places.
 pub(crate) fn free_port() -> u16 {
     const LOWEST: u16 = 12_000;
-    const COUNT: u16 = 18_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let process = u16::try_from(std::process::id() % u32::from(COUNT)).expect("less than COUNT");
+    const COUNT: u32 = 18_000;
+    /// More ports than a test needs, so that processes with ids next to each other keep apart.
+    const STRIDE: u32 = 61;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id() % COUNT;
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = LOWEST + process.wrapping_mul(7).wrapping_add(step) % COUNT;
+        let port = LOWEST + u16::try_from((process * STRIDE + step) % COUNT).expect("less than COUNT");
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
