@@ -207,11 +207,11 @@ fn churn(server: &Server, jobs: usize) {
         while churn.submitted < jobs && churn.waiting.len() < Churn::WINDOW {
             churn.submit();
         }
-        churn.stir();
-        // Chance alone may replace too few.
+        // Chance alone may replace too few. What follows registers the functions of those who are new.
         while churn.named <= 3 + churn.submitted / 500 {
             churn.replace_one();
         }
+        churn.stir();
         for _ in 0..churn.waiting.len().min(Churn::WINDOW / 2) {
             assert_eq!(churn.receive(), None);
         }
