@@ -209,7 +209,9 @@ fn functions_are_registered_and_dropped() {
         let begin = Instant::now();
         let answer = case.ask_for("w", "registerFunction", &["reverse", "log_line"]);
         if begin.elapsed() >= EFFECT {
-            ["reverse", "log_line"].iter().for_each(|function| case.await_workers(function, 1));
+            for function in ["reverse", "log_line"] {
+                case.await_workers(function, 1);
+            }
         }
         assert_eq!(names(&answer["functionInUse"]), ["log_line", "reverse"]);
         assert_eq!(names(&answer["functionNotUse"]), ["fail", "sleep_ms"]);
@@ -297,10 +299,10 @@ fn every_answer_is_there_within_a_second_while_a_job_runs() {
         let rounds: Vec<[Duration; 4]> = (0..5).map(|_| asks.map(timed)).collect();
         assert_eq!(case.ask("w", "status")["state"], "working", "the answers were to come before the result");
         for place in 0..asks.len() {
-            let mut times: Vec<Duration> = rounds.iter().map(|round| round[place]).collect();
-            times.sort_unstable();
+            let mut durations: Vec<Duration> = rounds.iter().map(|round| round[place]).collect();
+            durations.sort_unstable();
             // What holds up the whole machine now and then is no fault of the worker's.
-            assert!(times[times.len() / 2] < BOUND, "{times:?} for verb {place}");
+            assert!(durations[durations.len() / 2] < BOUND, "{durations:?} for verb {place}");
         }
         case.register("w", &["reverse"]);
         assert_eq!(job.result(), Some((2 * LONG).as_millis().to_string().into_bytes()));

@@ -91,8 +91,9 @@ impl Known {
         }
     }
 
-    fn compare(self, found: io::Result<Self>) -> Result<u64, Change> {
-        let Ok(now) = found else { return Err(Change::Gone) };
+    /// Compares it with the file at `path` now, and returns the length of that.
+    fn compare(self, path: &Path) -> Result<u64, Change> {
+        let Ok(now) = Self::at(path) else { return Err(Change::Gone) };
         if (now.device, now.inode) != (self.device, self.inode) {
             return Err(Change::Replaced(now.length));
         }
@@ -247,7 +248,7 @@ impl Files {
         for &part in parts {
             let (known, path) = (&mut self.known[part as usize], &self.paths[part as usize]);
             let Some(expected) = known else { continue };
-            match expected.compare(Known::at(path)) {
+            match expected.compare(path) {
                 Ok(length) if part == Part::Database => expected.length = length,
                 Ok(length) if part == Part::Wal => self.wal_length = Some(length),
                 Ok(_) => {}
