@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gearmand::job_server::{
-    ConnectionEnd, ConnectionId, Departure, Effects, Event, JobQuery, JobServer, Now, Policy, StoreOp, Who, Withholding,
+    ConnectionEnd, ConnectionId, DisconnectProgress, Effects, Event, JobQuery, JobServer, Now, Policy, StoreOp,
+    WorkerMode, WorkerSelector,
 };
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -258,7 +259,7 @@ fn requests() -> Vec<Row> {
         row("a connection that comes and goes", 12, 0.15, |world, _| {
             let guest = world.server.connect(Arc::new(ConnectionGauges::new(0, String::new())));
             let end = ConnectionEnd::default();
-            while world.server.disconnect(world.now, guest, end, &mut world.ears) != Departure::Done {}
+            while world.server.disconnect(world.now, guest, end, &mut world.ears) != DisconnectProgress::Done {}
         }),
         row("`list jobs unique=`", 12, 1.2, |world, words| {
             world.find(&JobQuery { unique: Some(words.unique.as_bytes()), ..JobQuery::default() });
@@ -307,10 +308,10 @@ fn of_workers() -> Vec<Row> {
             world.ask(world.wide, &Request::SetClientId { id: words.unique.as_bytes() });
         }),
         row("a rule for one worker, and its end", 60, 0.4, |world, _| {
-            let who = Who::Connection(world.client);
-            let made = world.server.withhold(world.now, &who, None, Withholding::Disabled, &mut world.ears);
+            let selector = WorkerSelector::Connection(world.client);
+            let made = world.server.set_worker_mode(world.now, &selector, None, WorkerMode::Disabled, &mut world.ears);
             black_box(made.is_ok());
-            black_box(world.server.release(world.now, &who, None, &mut world.ears).is_ok());
+            black_box(world.server.enable_workers(world.now, &selector, None, &mut world.ears).is_ok());
         }),
     ]
 }
@@ -330,15 +331,15 @@ fn in_pieces() -> Vec<Row> {
         })
         .times(FEW),
         row("`disable host:` of 5,000 workers, a hold", 10_100, 200.0, |world, _| {
-            let who = Who::Host("host".to_owned());
-            if world.server.rules_place().is_some() {
+            let selector = WorkerSelector::Host("host".to_owned());
+            if world.server.rules_cursor().is_some() {
                 world.server.go_on_with_rules(world.now, &mut world.ears);
             } else {
                 world.is_disabled ^= true;
                 let done = if world.is_disabled {
-                    world.server.withhold(world.now, &who, None, Withholding::Disabled, &mut world.ears)
+                    world.server.set_worker_mode(world.now, &selector, None, WorkerMode::Disabled, &mut world.ears)
                 } else {
-                    world.server.release(world.now, &who, None, &mut world.ears)
+                    world.server.enable_workers(world.now, &selector, None, &mut world.ears)
                 };
                 black_box(done.is_ok());
             }

@@ -378,12 +378,12 @@ impl Daemon {
         let end = bound.map(|bound| Instant::now() + bound);
         audit!(
             "draining: new jobs and connections are rejected; jobs to wait for (running, or in memory only): {}",
-            self.hub.jobs_at_stake()
+            self.hub.jobs_to_drain()
         );
         self.tell(|notifier| notifier.status("Draining"));
         self.stop_listening.cancel();
         self.hub.start_draining();
-        while self.hub.jobs_at_stake() > 0 {
+        while self.hub.jobs_to_drain() > 0 {
             tokio::select! {
                 () = sleep(DRAIN_INTERVAL) => {}
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {

@@ -15,8 +15,8 @@ use std::time::Instant;
 use tracing::{Level, error, warn};
 
 use crate::job_server::{
-    ConnectionEnd, ConnectionId, ControlError, Departure, DropFunction, Effects, Event, Found, JobKey, JobQuery,
-    JobServer, JobView, Now, Policy, RestoredSettings, RunEnd, StoreOp, StoreReport, StoredJob,
+    ConnectionEnd, ConnectionId, ControlError, DisconnectProgress, DropFunction, Effects, Event, Found, JobKey,
+    JobQuery, JobServer, JobView, Now, Policy, RequeueReason, RestoredSettings, StoreOp, StoreReport, StoredJob,
 };
 use crate::log_level::audit;
 use crate::outbox::{CloseReason, Outbox};
@@ -79,9 +79,9 @@ struct Timer {
     armed_us: Option<u64>,
 }
 
-/// What is deferred until the lock is released.
+/// Work that is deferred until the lock is released.
 #[derive(Default)]
-struct After {
+struct Deferred {
     wakers: Vec<Waker>,
     events: Vec<(Level, String)>,
     /// Accepted submissions, in gearmand's log format.
@@ -90,20 +90,20 @@ struct After {
 }
 
 /// The effects of the job server while the lock is held.
-struct World<'a> {
+struct HubEffects<'a> {
     outboxes: &'a [Option<Arc<Outbox>>],
-    after: &'a mut After,
+    deferred: &'a mut Deferred,
     /// The connection whose task holds the lock: it checks its outbox by itself.
     own: Option<u32>,
 }
 
 impl State {
-    fn split<'a>(&'a mut self, after: &'a mut After, own: Option<u32>) -> (&'a mut JobServer, World<'a>) {
-        (&mut self.server, World { outboxes: &self.outboxes, after, own })
+    fn split<'a>(&'a mut self, deferred: &'a mut Deferred, own: Option<u32>) -> (&'a mut JobServer, HubEffects<'a>) {
+        (&mut self.server, HubEffects { outboxes: &self.outboxes, deferred, own })
     }
 }
 
-impl Effects for World<'_> {
+impl Effects for HubEffects<'_> {
     fn send(&mut self, to: ConnectionId, response: Response<'_>) {
         let Some(Some(outbox)) = self.outboxes.get(to.slot as usize) else {
             return;
@@ -111,7 +111,7 @@ impl Effects for World<'_> {
         if self.own == Some(to.slot) {
             outbox.answer(&response);
         } else {
-            self.after.wakers.extend(outbox.send(&response));
+            self.deferred.wakers.extend(outbox.send(&response));
         }
     }
 
@@ -123,19 +123,19 @@ impl Effects for World<'_> {
 
     fn fill(&mut self, to: ConnectionId, gap: u64, response: Response<'_>) {
         if let Some(Some(outbox)) = self.outboxes.get(to.slot as usize) {
-            self.after.wakers.extend(outbox.fill(gap, &response));
+            self.deferred.wakers.extend(outbox.fill(gap, &response));
         }
     }
 
     fn store(&mut self, operation: StoreOp) {
-        self.after.operations.push(operation);
+        self.deferred.operations.push(operation);
     }
 
     fn report(&mut self, event: Event<'_>) {
-        self.after.events.push(match event {
+        self.deferred.events.push(match event {
             Event::Accepted { function, unique, due_s, reducer } => {
                 let (function, unique) = (function.escape_ascii(), unique.escape_ascii());
-                return self.after.accepted.push(if reducer.is_empty() {
+                return self.deferred.accepted.push(if reducer.is_empty() {
                     format!("accepted,{function},{unique},{due_s}")
                 } else {
                     format!("accepted,{function},{unique},{}", reducer.escape_ascii())
@@ -158,12 +158,12 @@ impl Effects for World<'_> {
                 );
                 (Level::WARN, text)
             }
-            Event::JobDropped { function, handle, unique, attempts, end } => {
+            Event::JobDropped { function, handle, unique, attempts, reason } => {
                 let (function, unique) = (function.as_bytes().escape_ascii(), unique.escape_ascii());
-                let lost = match end {
-                    RunEnd::TimedOut => "timed out",
-                    RunEnd::Disconnected => "lost its connection",
-                    RunEnd::GivenBack => "gave the job back",
+                let lost = match reason {
+                    RequeueReason::TimedOut => "timed out",
+                    RequeueReason::Disconnected => "lost its connection",
+                    RequeueReason::GivenBack => "gave the job back",
                 };
                 let text = format!(
                     "Dropped job due to max retry count: {handle} {unique}: function {function}, {attempts} failed \
@@ -171,7 +171,7 @@ impl Effects for World<'_> {
                 );
                 (Level::ERROR, text)
             }
-            Event::JobVanished { function, handle, unique } => {
+            Event::JobMissing { function, handle, unique } => {
                 let (function, unique) = (function.as_bytes().escape_ascii(), unique.escape_ascii());
                 let why = "another program removed it from the store";
                 (Level::ERROR, format!("job missing from the store, dropped: {handle} {unique}: function {function}, {why}"))
@@ -188,7 +188,7 @@ impl Effects for World<'_> {
                 );
                 (Level::WARN, text)
             }
-            Event::JobIsTwin { handle, unique } => {
+            Event::DuplicateUnique { handle, unique } => {
                 let unique = unique.escape_ascii();
                 let text = format!(
                     "duplicate (function, unique id) in the store; second job not run: {handle} {unique}"
@@ -278,12 +278,12 @@ impl Hub {
     ///
     /// A batch should have at most [`BATCH`] requests. The connection is not woken for the answers to itself.
     pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) -> Applied {
-        self.with_state(now, |state, after| {
+        self.with_state(now, |state, deferred| {
             if state.is_closed {
                 return Applied { count: batch.len(), spent: 0, is_turn_over: false, awaits_jobs: false };
             }
             let is_restoring = self.is_restoring();
-            let (server, mut world) = state.split(after, Some(from.slot));
+            let (server, mut effects) = state.split(deferred, Some(from.slot));
             let mut count = 0;
             for request in batch {
                 match request {
@@ -291,11 +291,11 @@ impl Hub {
                         return Applied { count, spent: server.spent(), is_turn_over: true, awaits_jobs: true };
                     }
                     Ok(request) => {
-                        if !server.request(now, from, request, &mut world) {
+                        if !server.request(now, from, request, &mut effects) {
                             return Applied { count, spent: server.spent(), is_turn_over: true, awaits_jobs: false };
                         }
                     }
-                    Err(error) => server.refuse(from, *error, &mut world),
+                    Err(error) => server.refuse(from, *error, &mut effects),
                 }
                 count += 1;
                 if server.is_turn_over() {
@@ -308,21 +308,21 @@ impl Hub {
 
     /// Ends a connection. If it is not done, call again after other connections have run, or when its outbox
     /// has no gaps left. See [`JobServer::disconnect`].
-    pub fn disconnect(&self, now: Now, id: ConnectionId, end: ConnectionEnd) -> Departure {
-        self.with_state(now, |state, after| {
+    pub fn disconnect(&self, now: Now, id: ConnectionId, end: ConnectionEnd) -> DisconnectProgress {
+        self.with_state(now, |state, deferred| {
             if state.is_closed {
                 // The server stops, not the worker: its jobs have not failed.
-                return Departure::Done;
+                return DisconnectProgress::Done;
             }
-            let (server, mut world) = state.split(after, Some(id.slot));
-            let departure = server.disconnect(now, id, end, &mut world);
-            if departure == Departure::Done
+            let (server, mut effects) = state.split(deferred, Some(id.slot));
+            let progress = server.disconnect(now, id, end, &mut effects);
+            if progress == DisconnectProgress::Done
                 && let Some(outbox) = state.outboxes.get_mut(id.slot as usize)
             {
                 *outbox = None;
                 self.stats.connections.remove(&id);
             }
-            departure
+            progress
         })
     }
 
@@ -330,15 +330,15 @@ impl Hub {
     pub fn stored(&self, now: Now, reports: Vec<StoreReport>) {
         let mut reports = VecDeque::from(reports);
         while !reports.is_empty() {
-            self.give_way();
-            self.with_state(now, |state, after| {
-                let (server, mut world) = state.split(after, None);
+            self.yield_to_waiters();
+            self.with_state(now, |state, deferred| {
+                let (server, mut effects) = state.split(deferred, None);
                 for _ in 0..REPORTS {
                     if server.is_turn_over() {
                         return;
                     }
                     let Some(report) = reports.pop_front() else { return };
-                    if let Some(rest) = server.stored(now, report, &mut world) {
+                    if let Some(rest) = server.stored(now, report, &mut effects) {
                         return reports.push_front(rest);
                     }
                 }
@@ -348,7 +348,7 @@ impl Hub {
 
     /// Yields to threads that wait for the lock: a thread that takes it repeatedly would be quicker than they
     /// are.
-    pub fn give_way(&self) {
+    pub fn yield_to_waiters(&self) {
         for _ in 0..MOST_YIELDS {
             if self.waiting.load(Ordering::Relaxed) == 0 {
                 return;
@@ -360,11 +360,11 @@ impl Hub {
     /// See [`JobServer::restore`], for several jobs. Returns whether there is memory for the workload of the
     /// next one.
     pub fn restore(&self, now: Now, jobs: impl Iterator<Item = (StoredJob, bool)>) -> bool {
-        self.with_state(now, |state, after| {
-            let (server, mut world) = state.split(after, None);
+        self.with_state(now, |state, deferred| {
+            let (server, mut effects) = state.split(deferred, None);
             let mut has_memory = true;
             for (job, has_workload) in jobs {
-                has_memory = server.restore(now, job, has_workload, &mut world);
+                has_memory = server.restore(now, job, has_workload, &mut effects);
             }
             has_memory
         })
@@ -405,9 +405,9 @@ impl Hub {
         self.store.as_ref().map_or(0, |store| store.len())
     }
 
-    /// See [`JobServer::jobs_at_stake`].
-    pub fn jobs_at_stake(&self) -> usize {
-        self.lock().server.jobs_at_stake()
+    /// See [`JobServer::jobs_to_drain`].
+    pub fn jobs_to_drain(&self) -> usize {
+        self.lock().server.jobs_to_drain()
     }
 
     /// Processes what is due. Returns when to call again, on the monotonic clock, and calls `waker` if that
@@ -418,9 +418,9 @@ impl Hub {
             // The timer needs no wake-up while it runs.
             state.timer = Timer { waker: None, armed_us: None };
         }
-        self.with_state(now, |state, after| {
-            let (server, mut world) = state.split(after, None);
-            server.timeout(now, &mut world);
+        self.with_state(now, |state, deferred| {
+            let (server, mut effects) = state.split(deferred, None);
+            server.timeout(now, &mut effects);
         });
         let mut state = self.lock();
         let armed_us = state.server.next_timeout(now);
@@ -430,9 +430,9 @@ impl Hub {
 
     /// See [`JobServer::cancel_job`].
     pub fn cancel_job(&self, now: Now, handle: &[u8]) -> bool {
-        self.with_state(now, |state, after| {
-            let (server, mut world) = state.split(after, None);
-            server.cancel_job(now, handle, &mut world)
+        self.with_state(now, |state, deferred| {
+            let (server, mut effects) = state.split(deferred, None);
+            server.cancel_job(now, handle, &mut effects)
         })
     }
 
@@ -443,17 +443,17 @@ impl Hub {
 
     /// See [`JobServer::drop_function`].
     pub fn drop_function(&self, now: Now, name: &[u8]) -> DropFunction {
-        self.with_state(now, |state, after| {
-            let (server, mut world) = state.split(after, None);
-            server.drop_function(name, &mut world)
+        self.with_state(now, |state, deferred| {
+            let (server, mut effects) = state.split(deferred, None);
+            server.drop_function(name, &mut effects)
         })
     }
 
     /// See [`JobServer::limit_function`].
     pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<usize, ControlError> {
-        self.with_state(now, |state, after| {
-            let (server, mut world) = state.split(after, None);
-            server.limit_function(name, limits, &mut world)
+        self.with_state(now, |state, deferred| {
+            let (server, mut effects) = state.split(deferred, None);
+            server.limit_function(name, limits, &mut effects)
         })
     }
 
@@ -505,9 +505,9 @@ impl Hub {
 
     /// See [`JobServer::set_policy`].
     pub fn set_policy(&self, now: Now, policy: &Policy) {
-        self.with_state(now, |state, after| {
-            let (server, mut world) = state.split(after, None);
-            server.set_policy(now, policy, &mut world);
+        self.with_state(now, |state, deferred| {
+            let (server, mut effects) = state.split(deferred, None);
+            server.set_policy(now, policy, &mut effects);
         });
     }
 
@@ -531,26 +531,26 @@ impl Hub {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    fn with_state<R>(&self, now: Now, act: impl FnOnce(&mut State, &mut After) -> R) -> R {
-        let mut after = After::default();
+    fn with_state<R>(&self, now: Now, act: impl FnOnce(&mut State, &mut Deferred) -> R) -> R {
+        let mut deferred = Deferred::default();
         let mut guard = self.lock();
         let state = &mut *guard;
         state.server.start_turn();
-        let result = act(state, &mut after);
+        let result = act(state, &mut deferred);
         if let Some(next_us) = state.server.next_timeout(now)
             && state.timer.waker.is_some()
             && state.timer.armed_us.is_none_or(|armed_us| next_us < armed_us)
         {
             state.timer.armed_us = Some(next_us);
-            after.wakers.extend(state.timer.waker.clone());
+            deferred.wakers.extend(state.timer.waker.clone());
         }
         state.server.memory_use().publish(&self.stats.memory);
         // Under the lock, so that operations are queued in the order of the transitions that asked for them.
-        let has_operations = !after.operations.is_empty();
+        let has_operations = !deferred.operations.is_empty();
         if let Some(store) = &self.store
             && has_operations
         {
-            store.push(std::mem::take(&mut after.operations));
+            store.push(std::mem::take(&mut deferred.operations));
         }
         drop(guard);
         if let Some(store) = &self.store
@@ -558,15 +558,15 @@ impl Hub {
         {
             store.wake();
         }
-        after.wakers.into_iter().for_each(Waker::wake);
-        for (level, event) in after.events {
+        deferred.wakers.into_iter().for_each(Waker::wake);
+        for (level, event) in deferred.events {
             if level == Level::ERROR {
                 error!("{event}");
             } else {
                 warn!("{event}");
             }
         }
-        for line in after.accepted {
+        for line in deferred.accepted {
             audit!("{line}");
         }
         result

@@ -2,7 +2,7 @@
 //! in memory and in SQLite.
 //!
 //! * `functions` pauses and limits functions;
-//! * `withholding` disables, drains, enables and kicks workers;
+//! * `worker_rules` disables, drains, enables and kicks workers;
 //! * `jobs` cancels, moves, prioritises and starts jobs, and kills the server in between;
 //! * `restarts` kills the server after that, and `committed` as soon as a word is answered;
 //! * `many` does all of that often, and to many jobs at once.
@@ -29,8 +29,8 @@ mod many;
 mod restarts;
 #[path = "control/stage.rs"]
 mod stage;
-#[path = "control/withholding.rs"]
-mod withholding;
+#[path = "control/worker_rules.rs"]
+mod worker_rules;
 
 /// The functions of every worker here.
 const FUNCTIONS: [&str; 3] = ["gate", "order", "reverse"];

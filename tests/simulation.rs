@@ -13,8 +13,8 @@
 
 #[path = "simulation/check.rs"]
 mod check;
-#[path = "simulation/departure.rs"]
-mod departure;
+#[path = "simulation/disconnect.rs"]
+mod disconnect;
 #[path = "simulation/finding.rs"]
 mod finding;
 #[path = "simulation/link.rs"]
@@ -76,7 +76,7 @@ const LANDMARKS: &[&str] = &[
     "ended before the store was asked to keep it",
     "ended while it was being read",
     "ended while it was being stored",
-    "ended while it was parked",
+    "ended while it was paged out",
     "had a client that closed its side",
     "had a client that left before it was stored",
     "had a function of which a decision outlived the server",
@@ -103,7 +103,7 @@ const LANDMARKS: &[&str] = &[
     "was asked for again after the store could not read",
     "was asked for by its handle before it was stored",
     "was asked for by its unique id before it was stored",
-    "was asked for when a newer namesake was not stored",
+    "was asked for when a newer sibling was not stored",
     "was awaited by several from the store",
     "was awaited when the store refused it",
     "was busy when it was to be moved",
@@ -130,13 +130,13 @@ const LANDMARKS: &[&str] = &[
     "was joined before it was stored",
     "was joined by its workload while that was not in memory",
     "was joined by one who waits for it before it was stored",
-    "was joined while it was parked",
+    "was joined while it was paged out",
     "was joined",
     "was kept when the server stopped",
     "was kicked",
     "was left by its client and refused by the store",
     "was left for the next start",
-    "was moved while it was parked",
+    "was moved while it was paged out",
     "was moved with all others",
     "was moved",
     "was moved, and found by its workload, while that was not in memory",
@@ -144,7 +144,7 @@ const LANDMARKS: &[&str] = &[
     "was not waited for",
     "was one function too many",
     "was one function too many of a connection",
-    "was parked",
+    "was paged out",
     "was part of a flood",
     "was read while the store could not be written",
     "was refused by the store",

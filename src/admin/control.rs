@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Admin;
 use super::audit::AuditLog;
-use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, StoreFailure, Who, Withholding};
+use crate::job_server::{ControlError, Cursor, DropFunction, Now, Progress, StoreFailure, WorkerMode, WorkerSelector};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
 use crate::protocol::text::escaped;
@@ -83,26 +83,26 @@ pub enum Control {
         /// Its handle.
         handle: Vec<u8>,
     },
-    /// Withholds jobs from workers.
-    Withhold {
+    /// Disables or drains workers: they get no jobs.
+    SetWorkerMode {
         /// Which workers.
-        who: Who,
+        selector: WorkerSelector,
         /// Jobs of this function only; `None` for any.
         function: Option<Vec<u8>>,
         /// Disable or drain.
-        how: Withholding,
+        mode: WorkerMode,
     },
-    /// Removes a rule that [`Withhold`](Control::Withhold) made.
-    Release {
+    /// Removes a rule that [`SetWorkerMode`](Control::SetWorkerMode) made: the workers get jobs again.
+    EnableWorkers {
         /// The workers, as the rule names them.
-        who: Who,
+        selector: WorkerSelector,
         /// The function, as the rule names it.
         function: Option<Vec<u8>>,
     },
     /// Closes workers' connections. Their jobs are requeued.
     Kick {
         /// Which workers.
-        who: Who,
+        selector: WorkerSelector,
     },
 }
 
@@ -116,7 +116,7 @@ const MOST_WAITING: usize = 65_536;
 pub struct Task {
     control: Control,
     actor: String,
-    place: Place,
+    cursor: Cursor,
     affected: usize,
     has_ended: bool,
     log: Arc<AuditLog>,
@@ -140,7 +140,7 @@ impl Admin {
         Task {
             control,
             actor,
-            place: Place::default(),
+            cursor: Cursor::default(),
             affected: 0,
             has_ended: false,
             log: Arc::clone(&self.audit_log),
@@ -166,11 +166,11 @@ impl Admin {
             // The store is behind: further changes wait here and not in its queue.
             return Ok(Step::Unfinished);
         }
-        match self.piece(now, task) {
-            Ok(Piece { affected, next }) => {
+        match self.apply(now, task) {
+            Ok(Progress { affected, next }) => {
                 task.affected += affected;
-                if let Some(place) = next {
-                    task.place = place;
+                if let Some(cursor) = next {
+                    task.cursor = cursor;
                     return Ok(Step::Unfinished);
                 }
                 task.end("done");
@@ -187,13 +187,15 @@ impl Admin {
     pub fn commit(&self, control: &Control) -> Option<Commit> {
         let is_for_store = match control {
             Control::CreateFunction { .. } | Control::Kick { .. } => false,
-            Control::Withhold { who, .. } | Control::Release { who, .. } => !matches!(who, Who::Connection(_)),
+            Control::SetWorkerMode { selector, .. } | Control::EnableWorkers { selector, .. } => {
+                !matches!(selector, WorkerSelector::Connection(_))
+            }
             _ => true,
         };
         if is_for_store { self.hub.commit() } else { None }
     }
 
-    fn piece(&self, now: Now, task: &Task) -> Result<Piece, ControlError> {
+    fn apply(&self, now: Now, task: &Task) -> Result<Progress, ControlError> {
         let hub = &self.hub;
         let affected = match &task.control {
             Control::Pause { function, paused } => hub.pause_function(now, function, *paused),
@@ -220,23 +222,27 @@ impl Admin {
                     Err(ControlError::NoSuchJob)
                 }
             }
-            Control::CancelJobs { function } => return hub.cancel_jobs(now, function, task.place),
+            Control::CancelJobs { function } => return hub.cancel_jobs(now, function, task.cursor),
             Control::MoveJob { handle, to } => hub.move_job(now, handle, to).map(|()| 1),
-            Control::MoveJobs { from, to } => return hub.move_jobs(now, from, to, task.place),
+            Control::MoveJobs { from, to } => return hub.move_jobs(now, from, to, task.cursor),
             Control::SetPriority { handle, priority } => hub.set_priority(now, handle, *priority).map(|()| 1),
             Control::RunNow { handle } => hub.run_now(now, handle).map(|()| 1),
             // The remaining steps are the same for both.
-            Control::Withhold { .. } | Control::Release { .. } if task.place != Place::default() => {
+            Control::SetWorkerMode { .. } | Control::EnableWorkers { .. } if task.cursor != Cursor::default() => {
                 return Ok(hub.go_on_with_rules(now));
             }
-            Control::Withhold { who, function, how } => return hub.withhold(now, who, function.as_deref(), *how),
-            Control::Release { who, function } => return hub.release(now, who, function.as_deref()),
-            Control::Kick { who } => match hub.kick(now, who) {
+            Control::SetWorkerMode { selector, function, mode } => {
+                return hub.set_worker_mode(now, selector, function.as_deref(), *mode);
+            }
+            Control::EnableWorkers { selector, function } => {
+                return hub.enable_workers(now, selector, function.as_deref());
+            }
+            Control::Kick { selector } => match hub.kick(now, selector) {
                 0 => Err(ControlError::NoSuchWorker),
                 count => Ok(count),
             },
         };
-        affected.map(|affected| Piece { affected, next: None })
+        affected.map(|affected| Progress { affected, next: None })
     }
 }
 
@@ -270,8 +276,8 @@ impl Task {
             self.control,
             Control::CancelJobs { .. }
                 | Control::MoveJobs { .. }
-                | Control::Withhold { .. }
-                | Control::Release { .. }
+                | Control::SetWorkerMode { .. }
+                | Control::EnableWorkers { .. }
                 | Control::Kick { .. }
         )
     }
@@ -310,24 +316,29 @@ impl fmt::Display for Control {
                 write!(f, "priority job {} {}", escaped(handle), priority.name())
             }
             Self::RunNow { handle } => write!(f, "run job {}", escaped(handle)),
-            Self::Withhold { who, function, how } => {
-                let verb = match how {
-                    Withholding::Disabled => "disable",
-                    Withholding::Draining => "drain",
+            Self::SetWorkerMode { selector, function, mode } => {
+                let verb = match mode {
+                    WorkerMode::Disabled => "disable",
+                    WorkerMode::Draining => "drain",
                 };
-                write_workers(f, verb, who, function.as_deref())
+                write_workers(f, verb, selector, function.as_deref())
             }
-            Self::Release { who, function } => write_workers(f, "enable", who, function.as_deref()),
-            Self::Kick { who } => write_workers(f, "kick", who, None),
+            Self::EnableWorkers { selector, function } => write_workers(f, "enable", selector, function.as_deref()),
+            Self::Kick { selector } => write_workers(f, "kick", selector, None),
         }
     }
 }
 
-fn write_workers(f: &mut fmt::Formatter<'_>, verb: &str, who: &Who, function: Option<&[u8]>) -> fmt::Result {
-    match who {
-        Who::Connection(id) => write!(f, "{verb} connection:{}-{}", id.slot, id.generation)?,
-        Who::Client(id) => write!(f, "{verb} client:{}", escaped(id))?,
-        Who::Host(address) => write!(f, "{verb} host:{}", address.escape_default())?,
+fn write_workers(
+    f: &mut fmt::Formatter<'_>,
+    verb: &str,
+    selector: &WorkerSelector,
+    function: Option<&[u8]>,
+) -> fmt::Result {
+    match selector {
+        WorkerSelector::Connection(id) => write!(f, "{verb} connection:{}-{}", id.slot, id.generation)?,
+        WorkerSelector::Client(id) => write!(f, "{verb} client:{}", escaped(id))?,
+        WorkerSelector::Host(address) => write!(f, "{verb} host:{}", address.escape_default())?,
     }
     function.map_or(Ok(()), |function| write!(f, " {}", escaped(function)))
 }
@@ -340,16 +351,16 @@ const UNIX: &str = "unix";
 ///
 /// # Errors
 /// A message, when no connection can come from `address`.
-pub fn host(address: &str) -> Result<Who, &'static str> {
+pub fn host(address: &str) -> Result<WorkerSelector, &'static str> {
     if address == UNIX {
-        return Ok(Who::Host(UNIX.to_owned()));
+        return Ok(WorkerSelector::Host(UNIX.to_owned()));
     }
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let (bare, _zone) = bare.split_once('%').unwrap_or((bare, ""));
     let address = IpAddr::from_str(bare).map_err(|_| {
         "A host is an IP address as listed for workers, such as 10.0.0.1 or ::1, or unix; host names are not resolved"
     })?;
-    Ok(Who::Host(address.to_canonical().to_string()))
+    Ok(WorkerSelector::Host(address.to_canonical().to_string()))
 }
 
 /// Error code for an action that is in force, but not in the store.
@@ -401,12 +412,12 @@ mod tests {
     #[test]
     fn an_address_is_one_host_however_it_is_written() {
         for text in ["::1", "[::1]", "0:0:0:0:0:0:0:1", "::1%lo", "[0::1]"] {
-            assert_eq!(host(text), Ok(Who::Host("::1".to_owned())), "{text}");
+            assert_eq!(host(text), Ok(WorkerSelector::Host("::1".to_owned())), "{text}");
         }
         for text in ["10.0.0.1", "::ffff:10.0.0.1", "[::FFFF:a00:1]"] {
-            assert_eq!(host(text), Ok(Who::Host("10.0.0.1".to_owned())), "{text}");
+            assert_eq!(host(text), Ok(WorkerSelector::Host("10.0.0.1".to_owned())), "{text}");
         }
-        assert_eq!(host("unix"), Ok(Who::Host("unix".to_owned())));
+        assert_eq!(host("unix"), Ok(WorkerSelector::Host("unix".to_owned())));
         for text in ["localhost", "web1.example.com", "10.0.0.256", "10.1", "10.0.0.0/8", "10.0.0.1:4730", "[::1", ""] {
             assert!(host(text).is_err(), "{text}");
         }
@@ -415,15 +426,21 @@ mod tests {
     #[test]
     fn the_log_says_what_was_wanted_as_one_would_type_it() {
         let function = b"a\nb".to_vec();
-        let who = Who::Connection(ConnectionId { slot: 3, generation: 14 });
-        let how = Withholding::Draining;
+        let selector = WorkerSelector::Connection(ConnectionId { slot: 3, generation: 14 });
+        let mode = WorkerMode::Draining;
         for (control, expected) in [
             (Control::Pause { function: function.clone(), paused: true }, r"pause a\x0ab"),
             (Control::LimitQueue { function: function.clone(), limits: [1, 2, 3] }, r"maxqueue a\x0ab 1 2 3"),
             (Control::SetPriority { handle: b"H:x:1".to_vec(), priority: Priority::Low }, "priority job H:x:1 low"),
-            (Control::Withhold { who: who.clone(), function: Some(function), how }, r"drain connection:3-14 a\x0ab"),
-            (Control::Release { who: Who::Client(b"\xff".to_vec()), function: None }, r"enable client:\xff"),
-            (Control::Kick { who: Who::Host("::1\n".to_owned()) }, r"kick host:::1\n"),
+            (
+                Control::SetWorkerMode { selector: selector.clone(), function: Some(function), mode },
+                r"drain connection:3-14 a\x0ab",
+            ),
+            (
+                Control::EnableWorkers { selector: WorkerSelector::Client(b"\xff".to_vec()), function: None },
+                r"enable client:\xff",
+            ),
+            (Control::Kick { selector: WorkerSelector::Host("::1\n".to_owned()) }, r"kick host:::1\n"),
         ] {
             assert_eq!(control.to_string(), expected);
         }

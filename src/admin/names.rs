@@ -8,7 +8,7 @@
 
 use super::Admin;
 use super::control::host;
-use crate::job_server::{ConnectionId, ControlError, Who};
+use crate::job_server::{ConnectionId, ControlError, WorkerSelector};
 use crate::protocol::text::{self, JobWords, Workers};
 
 /// Why a name cannot be resolved.
@@ -33,11 +33,11 @@ impl Admin {
     }
 
     fn is_client(&self, id: &[u8]) -> bool {
-        self.hub.has_client(id) || self.has_rule(&Who::Client(id.to_vec()))
+        self.hub.has_client(id) || self.has_rule(&WorkerSelector::Client(id.to_vec()))
     }
 
-    fn has_rule(&self, who: &Who) -> bool {
-        !self.hub.list_rules_for(who, None).is_empty()
+    fn has_rule(&self, selector: &WorkerSelector) -> bool {
+        !self.hub.list_rules_for(selector, None).is_empty()
     }
 
     /// The function of a command of C++ gearmand, which takes words literally: a word is unescaped only if no
@@ -53,28 +53,32 @@ impl Admin {
     }
 
     /// The workers that a new rule or a kick applies to.
-    pub(super) fn workers(&self, workers: &Workers<'_>) -> Result<Who, Unclear> {
+    pub(super) fn workers(&self, workers: &Workers<'_>) -> Result<WorkerSelector, Unclear> {
         match *workers {
-            Workers::Connection { slot, generation } => Ok(Who::Connection(ConnectionId { slot, generation })),
-            Workers::Client(word) => meant(word, |id| self.is_client(id), ControlError::NoSuchWorker).map(Who::Client),
+            Workers::Connection { slot, generation } => {
+                Ok(WorkerSelector::Connection(ConnectionId { slot, generation }))
+            }
+            Workers::Client(word) => {
+                meant(word, |id| self.is_client(id), ControlError::NoSuchWorker).map(WorkerSelector::Client)
+            }
             Workers::Host(address) => host(address).map_err(Unclear::Host),
         }
     }
 
     /// The workers of a rule that is to be removed. A rule that another version made for a host name can
     /// still be named.
-    pub(super) fn workers_of_rule(&self, workers: &Workers<'_>) -> Result<Who, Unclear> {
+    pub(super) fn workers_of_rule(&self, workers: &Workers<'_>) -> Result<WorkerSelector, Unclear> {
         let Workers::Host(word) = *workers else { return self.workers(workers) };
-        let typed = Who::Host(word.to_owned());
+        let typed = WorkerSelector::Host(word.to_owned());
         if self.has_rule(&typed) { Ok(typed) } else { host(word).map_err(Unclear::Host) }
     }
 
     /// The function of a rule that is to be removed. It need not exist any longer.
-    pub(super) fn function_of_rule(&self, who: &Who, word: &[u8]) -> Result<Vec<u8>, Unclear> {
+    pub(super) fn function_of_rule(&self, selector: &WorkerSelector, word: &[u8]) -> Result<Vec<u8>, Unclear> {
         let of_rule = |name: &[u8]| {
             let mut last = None;
             loop {
-                let rules = self.hub.list_rules_for(who, last.as_ref());
+                let rules = self.hub.list_rules_for(selector, last.as_ref());
                 if rules.iter().flat_map(|rule| &rule.function).any(|function| function.as_bytes() == name) {
                     return true;
                 }

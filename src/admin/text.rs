@@ -13,7 +13,7 @@ use super::look::{JobLook, STORE_WAIT, ServerSum};
 use super::names::Unclear;
 use super::table::{self, OneWorker, Table};
 use super::{Admin, Hub};
-use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure, Withholding};
+use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure, WorkerMode};
 use crate::log_level::audit;
 use crate::protocol::FunctionName;
 use crate::protocol::names::write_decimal;
@@ -212,9 +212,9 @@ impl Admin {
 
     /// Resolves the names in a command.
     fn control(&self, command: &ControlCommand<'_>) -> Result<Control, Unclear> {
-        let withhold = |workers: &_, function: Option<&[u8]>, how| {
+        let set_mode = |workers: &_, function: Option<&[u8]>, mode| {
             let function = function.map(|function| self.function(function)).transpose()?;
-            Ok(Control::Withhold { who: self.workers(workers)?, function, how })
+            Ok(Control::SetWorkerMode { selector: self.workers(workers)?, function, mode })
         };
         Ok(match *command {
             ControlCommand::Pause { function, paused } => Control::Pause { function: self.function(function)?, paused },
@@ -232,14 +232,14 @@ impl Admin {
                 Control::SetPriority { handle: handle.to_vec(), priority }
             }
             ControlCommand::RunJob(handle) => Control::RunNow { handle: handle.to_vec() },
-            ControlCommand::Disable(ref workers, function) => withhold(workers, function, Withholding::Disabled)?,
-            ControlCommand::Drain(ref workers, function) => withhold(workers, function, Withholding::Draining)?,
+            ControlCommand::Disable(ref workers, function) => set_mode(workers, function, WorkerMode::Disabled)?,
+            ControlCommand::Drain(ref workers, function) => set_mode(workers, function, WorkerMode::Draining)?,
             ControlCommand::Enable(ref workers, function) => {
-                let who = self.workers_of_rule(workers)?;
-                let function = function.map(|function| self.function_of_rule(&who, function)).transpose()?;
-                Control::Release { who, function }
+                let selector = self.workers_of_rule(workers)?;
+                let function = function.map(|function| self.function_of_rule(&selector, function)).transpose()?;
+                Control::EnableWorkers { selector, function }
             }
-            ControlCommand::Kick(ref workers) => Control::Kick { who: self.workers(workers)? },
+            ControlCommand::Kick(ref workers) => Control::Kick { selector: self.workers(workers)? },
         })
     }
 

@@ -20,7 +20,7 @@ use super::guard::is_json;
 use super::routes::{Call, Route};
 use crate::admin::control::{COMMIT_WAIT, Commit, Control, NOT_STORED, Step, Task, error_code, host, not_stored};
 use crate::admin::look::parse_worker_id;
-use crate::job_server::{ControlError, Who, Withholding};
+use crate::job_server::{ControlError, WorkerMode, WorkerSelector};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
 
@@ -191,33 +191,33 @@ fn limits(function: &[u8], limits: &Limits) -> Result<Vec<Control>, Failure> {
 fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
     let Workers { connection, client, client_base64, host: address, function: of, function_base64 } = workers;
     let client = bytes("client", client, client_base64)?;
-    let who = match (connection, client, address) {
+    let selector = match (connection, client, address) {
         (Some(connection), None, None) => match parse_worker_id(&connection) {
-            Some(id) => Who::Connection(id),
+            Some(id) => WorkerSelector::Connection(id),
             None => return Err(Failure::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
         },
-        (None, Some(client), None) => Who::Client(client),
+        (None, Some(client), None) => WorkerSelector::Client(client),
         (None, None, Some(address)) => named_host(route, address)?,
         _ => return Err(Failure::bad("bad_body", "give one of connection, client, client_base64 and host")),
     };
     let function = bytes("function", of, function_base64)?.map(function).transpose()?;
     let control = match route {
-        Route::Disable => Control::Withhold { who, function, how: Withholding::Disabled },
-        Route::Drain => Control::Withhold { who, function, how: Withholding::Draining },
-        Route::Enable => Control::Release { who, function },
+        Route::Disable => Control::SetWorkerMode { selector, function, mode: WorkerMode::Disabled },
+        Route::Drain => Control::SetWorkerMode { selector, function, mode: WorkerMode::Draining },
+        Route::Enable => Control::EnableWorkers { selector, function },
         _ if function.is_some() => {
             return Err(Failure::bad("bad_body", "a connection is closed for all functions; omit function"));
         }
-        _ => Control::Kick { who },
+        _ => Control::Kick { selector },
     };
     Ok(vec![control])
 }
 
 /// Selects the workers of a host. A rule with a host name that another version created can still be ended.
-fn named_host(route: Route, address: String) -> Result<Who, Failure> {
+fn named_host(route: Route, address: String) -> Result<WorkerSelector, Failure> {
     match host(&address) {
-        Ok(who) => Ok(who),
-        Err(_) if route == Route::Enable => Ok(Who::Host(address)),
+        Ok(selector) => Ok(selector),
+        Err(_) if route == Route::Enable => Ok(WorkerSelector::Host(address)),
         Err(wanted) => Err(Failure::bad("bad_host", format!("host cannot be {address:?}: {wanted}"))),
     }
 }

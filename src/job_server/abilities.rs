@@ -9,7 +9,7 @@
 use super::connection::{Ability, AbilityList};
 use super::effects::Effects;
 use super::index::NONE;
-use super::job::{JobState, Kept};
+use super::job::{JobState, Residency};
 use super::{JobServer, price};
 use crate::protocol::Priority;
 
@@ -162,18 +162,18 @@ impl JobServer {
 
     /// Whether a connection may get the next job of an ability's function and this priority.
     fn can_take(&self, ability: u32, priority: usize) -> bool {
-        let Ability { function, withheld, .. } = self.abilities[ability as usize];
+        let Ability { function, mode, .. } = self.abilities[ability as usize];
         let function = &self.functions[function as usize];
         let list = &function.ready[priority];
         list.len > 0
-            && withheld.is_none()
+            && mode.is_none()
             && function.is_open()
-            && !(self.draining && self.jobs.get(list.first).kept.is_stored())
+            && !(self.draining && self.jobs.get(list.first).residency.is_stored())
     }
 
-    /// While the server drains, parks the durable jobs at the heads of a worker's queues until the next
+    /// While the server drains, pages out the durable jobs at the heads of a worker's queues until the next
     /// start. Returns whether it is complete; if not, call again.
-    pub(super) fn shelve_kept(&mut self, connection: u32, effects: &mut impl Effects) -> bool {
+    pub(super) fn page_out_durable(&mut self, connection: u32, effects: &mut impl Effects) -> bool {
         let mut count = 0;
         let mut ability = self.connections[connection as usize].abilities.first;
         while ability != NONE {
@@ -181,7 +181,7 @@ impl JobServer {
             let Ability { function, turn_next, .. } = self.abilities[ability as usize];
             for priority in Priority::ALL {
                 let head = |server: &Self| server.functions[function as usize].ready[priority.index()].first;
-                while let Some(job) = self.jobs.find(head(self)).filter(|job| job.kept == Kept::Both) {
+                while let Some(job) = self.jobs.find(head(self)).filter(|job| job.residency == Residency::Both) {
                     if count > 0 && self.is_turn_over() {
                         return false;
                     }
@@ -190,7 +190,7 @@ impl JobServer {
                     self.work_budget.spend(price::CHANGE);
                     let job = head(self);
                     self.functions[function as usize].list(priority).remove(&mut self.jobs, job);
-                    self.park(job, effects);
+                    self.page_out(job, effects);
                 }
             }
             ability = turn_next;

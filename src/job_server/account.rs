@@ -4,7 +4,8 @@
 //! free part of a large table is not resident.
 
 use self::weight::{
-    ABILITY, ADDITION, CREATION, EARLIER_RUN, FORFEITED, FUNCTION, INDEX, JOB, NAMESAKES, OPERATION, RUN, TIME, WAIT,
+    ABILITY, FAILED_ATTEMPT, FUNCTION, INDEX, JOB, OPERATION, PENDING_ADD, PENDING_REPLY, REVOKED, RUN, TIME,
+    UNIQUE_SIBLINGS, WAIT,
 };
 use super::job::JobRef;
 use super::{JobServer, Submission};
@@ -21,7 +22,7 @@ const ABILITIES_LONGER: usize = 100;
 pub mod weight {
     use super::super::connection::{Ability, Run, Wait};
     use super::super::job::Job;
-    use super::super::storing::{Addition, Creation};
+    use super::super::pending_writes::{PendingAdd, PendingReply};
     use super::in_table;
 
     /// A job: its slot, its entry in the index of numbers, and the allocator's overhead for its bytes.
@@ -31,21 +32,21 @@ pub mod weight {
     /// The entry of a scheduled job in the schedule, or the deadline of a running job.
     pub const TIME: u64 = 40;
     /// The links of a job to others of the same unique id, and its entries in two tables.
-    pub const NAMESAKES: u64 = 64;
+    pub const UNIQUE_SIBLINGS: u64 = 64;
     /// A submission that waits for the end of a job, and its share of the counts by connection.
     pub const WAIT: u64 = in_table(size_of::<Wait>()) + 16;
     /// A submission that waits for the store.
-    pub const CREATION: u64 = in_table(size_of::<Creation>());
+    pub const PENDING_REPLY: u64 = in_table(size_of::<PendingReply>());
     /// A job that the store was asked to add.
-    pub const ADDITION: u64 = in_table(size_of::<Addition>());
+    pub const PENDING_ADD: u64 = in_table(size_of::<PendingAdd>());
     /// The operation that adds it, in the queue of the store or with its writer.
     pub const OPERATION: u64 = 320;
     /// A job with a worker.
     pub const RUN: u64 = in_table(size_of::<Run>()) + TIME;
-    /// A failed run that is remembered.
-    pub const EARLIER_RUN: u64 = 240;
+    /// A failed attempt that is remembered.
+    pub const FAILED_ATTEMPT: u64 = 240;
     /// A revocation of a job from a worker that is remembered.
-    pub const FORFEITED: u64 = 48;
+    pub const REVOKED: u64 = 48;
     /// The ability of a connection for a function: its entries in the tables of both, and its published
     /// numbers.
     pub const ABILITY: u64 = in_table(size_of::<Ability>()) + 160;
@@ -107,26 +108,28 @@ impl JobServer {
     /// The memory that it holds.
     pub fn memory_use(&self) -> MemoryUse {
         let count = |length: usize| length as u64;
-        let [.., namesakes] = self.jobs.index_lengths();
+        let [.., siblings] = self.jobs.index_lengths();
         MemoryUse {
             jobs: self.workload_bytes()
-                + self.holdings.heads
+                + self.memory_totals.heads
                 + count(self.jobs.free_bytes())
                 + count(self.jobs.len()) * JOB
                 + count(self.jobs.schedule.len()) * TIME
-                + count(namesakes) * NAMESAKES,
-            shared: self.holdings.shared,
+                + count(siblings) * UNIQUE_SIBLINGS,
+            shared: self.memory_totals.shared,
             waits: count(self.waits.len()) * WAIT
-                + count(self.creations.len()) * CREATION
-                + count(self.additions.len()) * ADDITION,
+                + count(self.pending_replies.len()) * PENDING_REPLY
+                + count(self.pending_adds.len()) * PENDING_ADD,
             runs: count(self.runs.len()) * RUN
-                + count(self.earlier_runs.len()) * EARLIER_RUN
-                + count(self.holdings.forfeited) * FORFEITED,
+                + count(self.attempt_history.len()) * FAILED_ATTEMPT
+                + count(self.memory_totals.revoked) * REVOKED,
             functions: count(self.abilities.len()) * ABILITY
                 + count(self.functions.len()) * FUNCTION
-                + self.holdings.names,
+                + self.memory_totals.names,
             connections: count(self.connections.len()) * CONNECTION,
-            store_queue: count(self.additions.len()) * OPERATION + self.holdings.storing + self.holdings.ended,
+            store_queue: count(self.pending_adds.len()) * OPERATION
+                + self.memory_totals.storing
+                + self.memory_totals.ended,
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::index::NONE;
 use super::refused::RefusedFunctions;
 use crate::protocol::{ConnectionOption, GrabKind};
-use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding};
+use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, WorkerMode};
 
 /// Whether a connection waits to be woken for a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(super) enum Sleep {
     /// It asks for jobs by itself.
     Awake,
     /// It sent PRE_SLEEP. Its abilities are in their functions' lists of sleepers, except those that are
-    /// withheld, and except while it [is full](Connection::is_full).
+    /// disabled or draining, and except while it [is full](Connection::is_full).
     Asleep,
     /// It was sent a NOOP for a job of `function`, which counts it as on its way. `serial` identifies this
     /// NOOP.
@@ -68,11 +68,11 @@ pub(super) struct Connection {
     pub(super) most_runs: u32,
     /// Numbers of jobs that were revoked from it while it ran them, and when, as a counter. Its result still
     /// ends such a job; its other packets about the job are ignored and not answered.
-    forfeited: BTreeMap<u64, u64>,
+    revoked: BTreeMap<u64, u64>,
     /// The same in order of time. Entries whose time differs from the one above belong to jobs that were
     /// forgotten, or revoked again.
-    forfeited_in_order: VecDeque<(u64, u64)>,
-    last_forfeited: u64,
+    revoked_in_order: VecDeque<(u64, u64)>,
+    last_revoked: u64,
     /// The functions it offered that were not registered, if any.
     pub(super) refused: Option<RefusedFunctions>,
     /// The unfinished part of its request, which is to be applied again.
@@ -95,7 +95,7 @@ pub(super) enum Pending {
 /// Beyond twice that number the oldest are forgotten: a worker that accumulates them gets errors, and can no
 /// longer end them. A worker that runs many jobs in parallel, each beyond its timeout, has had far more of
 /// them than it seems to hold.
-const LEAST_FORFEITED: usize = 1024;
+const LEAST_REVOKED: usize = 1024;
 /// Entries of revoked jobs that are dropped for each new one, at most.
 const FORGOTTEN_AT_ONCE: usize = 16;
 
@@ -124,9 +124,9 @@ impl Connection {
             gaps: 0,
             open_gaps: 0,
             most_runs: 0,
-            forfeited: BTreeMap::new(),
-            forfeited_in_order: VecDeque::new(),
-            last_forfeited: 0,
+            revoked: BTreeMap::new(),
+            revoked_in_order: VecDeque::new(),
+            last_revoked: 0,
             refused: None,
             pending: None,
             gauges,
@@ -166,54 +166,53 @@ impl Connection {
     }
 
     /// Records that a job was revoked from it. If memory is short, only the minimum number is remembered.
-    pub(super) fn forfeit(&mut self, number: u64, is_memory_short: bool) {
+    pub(super) fn record_revoked(&mut self, number: u64, is_memory_short: bool) {
         let more = if is_memory_short { 0 } else { self.most_runs as usize };
-        let most = LEAST_FORFEITED.max(more);
-        let is_stale =
-            |forfeited: &BTreeMap<u64, u64>, (number, time): &(u64, u64)| forfeited.get(number) != Some(time);
+        let most = LEAST_REVOKED.max(more);
+        let is_stale = |revoked: &BTreeMap<u64, u64>, (number, time): &(u64, u64)| revoked.get(number) != Some(time);
         for _ in 0..FORGOTTEN_AT_ONCE {
-            let is_enough = self.forfeited_in_order.len() < 2 * most;
-            let Some((oldest, time)) = self.forfeited_in_order.front().copied() else { break };
-            if is_enough && !is_stale(&self.forfeited, &(oldest, time)) {
+            let is_enough = self.revoked_in_order.len() < 2 * most;
+            let Some((oldest, time)) = self.revoked_in_order.front().copied() else { break };
+            if is_enough && !is_stale(&self.revoked, &(oldest, time)) {
                 break;
             }
-            self.forfeited_in_order.pop_front();
-            if self.forfeited.get(&oldest) == Some(&time) {
-                self.forfeited.remove(&oldest);
+            self.revoked_in_order.pop_front();
+            if self.revoked.get(&oldest) == Some(&time) {
+                self.revoked.remove(&oldest);
             }
         }
-        self.last_forfeited += 1;
-        self.forfeited.insert(number, self.last_forfeited);
-        self.forfeited_in_order.push_back((number, self.last_forfeited));
+        self.last_revoked += 1;
+        self.revoked.insert(number, self.last_revoked);
+        self.revoked_in_order.push_back((number, self.last_revoked));
     }
 
     /// The number of entries for jobs that were revoked from it.
-    pub(super) fn forfeited_entries(&self) -> usize {
-        self.forfeited_in_order.len()
+    pub(super) fn revoked_entries(&self) -> usize {
+        self.revoked_in_order.len()
     }
 
     /// The jobs that were revoked from it, as far as they are remembered.
-    pub(super) fn forfeited(&self) -> impl Iterator<Item = u64> {
-        self.forfeited.keys().copied()
+    pub(super) fn revoked(&self) -> impl Iterator<Item = u64> {
+        self.revoked.keys().copied()
     }
 
     /// Whether the job was revoked from this connection; `is_last` then removes the record.
-    pub(super) fn has_forfeited(&mut self, number: u64, is_last: bool) -> bool {
-        if is_last { self.forfeited.remove(&number).is_some() } else { self.forfeited.contains_key(&number) }
+    pub(super) fn was_revoked(&mut self, number: u64, is_last: bool) -> bool {
+        if is_last { self.revoked.remove(&number).is_some() } else { self.revoked.contains_key(&number) }
     }
 }
 
 /// The ability of a connection to do a function. While the connection sleeps, it is in the function's list of
-/// sleepers, unless it is withheld. The ability of a wide connection is always in the function's list of wide
-/// ones instead.
+/// sleepers, unless it is disabled or draining. The ability of a wide connection is always in the function's
+/// list of wide ones instead.
 #[derive(Debug)]
 pub(super) struct Ability {
     pub(super) connection: u32,
     pub(super) function: u32,
     pub(super) timeout_ms: Option<u64>,
     pub(super) gauges: Arc<AbilityGauges>,
-    /// Whether the operator's rules withhold the function's jobs from this connection.
-    pub(super) withheld: Option<Withholding>,
+    /// The mode of this connection for the function, by the operator's rules; `None` if it gets jobs.
+    pub(super) mode: Option<WorkerMode>,
     pub(super) previous: u32,
     pub(super) next: u32,
     /// Since when it is among its function's sleepers, as a counter, unless its connection fell asleep later.

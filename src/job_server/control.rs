@@ -1,18 +1,20 @@
 //! The operator's commands for functions, jobs and workers.
 
+mod walk;
+
+pub use self::walk::{Cursor, Progress};
 use super::effects::Effects;
-use super::function::{Function, JobList};
-use super::index::NONE;
-use super::job::{JobState, Kept};
-use super::list::{LISTS, QUEUED_LISTS, list_index};
+use super::function::Function;
+use super::job::{JobState, Residency};
 use super::stored::{Edit, StoreOp};
-use super::{ConnectionId, JobServer, Now, US_PER_S, Withholding, price};
+use super::tell::Said;
+use super::{ConnectionId, JobServer, Now, US_PER_S, WorkerMode, price};
 use crate::protocol::names::FUNCTION_MAX;
-use crate::protocol::{FunctionName, Priority};
+use crate::protocol::{FunctionName, PeerError, Priority};
 
 /// Selects the workers that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Who {
+pub enum WorkerSelector {
     /// One connection, until it ends.
     Connection(ConnectionId),
     /// Connections that have set this client id.
@@ -25,71 +27,15 @@ pub enum Who {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The workers it applies to.
-    pub who: Who,
-    /// The function that is withheld; `None` for all.
+    pub selector: WorkerSelector,
+    /// The function whose jobs they do not get; `None` for all.
     pub function: Option<FunctionName>,
-    /// How jobs are withheld.
-    pub how: Withholding,
+    /// Disabled or draining.
+    pub mode: WorkerMode,
 }
 
 /// The maximum number of jobs, runs or waits that one call passes over to find its position.
 pub(super) const LOOKS_PER_CALL: usize = 4096;
-
-/// The maximum number of rounds without changes that are repeated because some jobs may have been missed.
-const MOST_ROUNDS_FOR_NOTHING: u8 = 8;
-
-/// The cursor of an incremental operation. It begins at the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    stage: Stage,
-    /// The highest job number when the operation began: later jobs are excluded.
-    last_number: u64,
-    round: Round,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    #[default]
-    Beginning,
-    /// In the function's list of this index, after a job that stays in it, by slot and number.
-    List(usize, Option<(u32, u64)>),
-    /// Among the runs of the function, at the run of a job, by slot and number.
-    Runs(Option<(u32, u64)>),
-    /// At the next worker whose rules have changed.
-    Rules,
-}
-
-/// One pass over all jobs of a function. Jobs that move back to where it was before may be missed, so another
-/// round follows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Round {
-    /// The function's count of jobs that moved back, when the round began.
-    returns: u32,
-    /// Whether some jobs may have been missed.
-    is_torn: bool,
-    /// Whether it has changed any job.
-    has_affected: bool,
-    /// The number of rounds in a row before it that changed nothing.
-    for_nothing: u8,
-}
-
-impl Place {
-    /// The cursor of [`JobServer::go_on_with_rules`].
-    pub(super) const OF_RULES: Self = Self {
-        stage: Stage::Rules,
-        last_number: 0,
-        round: Round { returns: 0, is_torn: false, has_affected: false, for_nothing: 0 },
-    };
-}
-
-/// The result of one call of an incremental operation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Piece {
-    /// The number of jobs it has changed.
-    pub affected: usize,
-    /// The cursor for the next call; `None` when all is done.
-    pub next: Option<Place>,
-}
 
 /// Why an operator's command was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +87,19 @@ pub enum ControlError {
     BadName,
 }
 
+/// The result of `drop function`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropFunction {
+    /// It was removed.
+    Dropped,
+    /// It did not exist.
+    NotFound,
+    /// It has workers, or running jobs.
+    InUse,
+    /// It has jobs, none of which runs.
+    HasJobs,
+}
+
 /// Checks the name of a function that may get jobs. A stored job of another name would be lost after a
 /// restart.
 pub(super) fn check_function_name(name: &[u8]) -> Result<(), ControlError> {
@@ -154,6 +113,33 @@ pub(super) fn check_function_name(name: &[u8]) -> Result<(), ControlError> {
 }
 
 impl JobServer {
+    /// Creates a function, unless it exists.
+    ///
+    /// # Errors
+    /// [`PeerError::TOO_MANY_FUNCTIONS`].
+    pub fn create_function(&mut self, name: &[u8]) -> Result<(), PeerError> {
+        self.function_slot(name).map(|_| ())
+    }
+
+    /// Removes a function that has neither workers nor jobs.
+    pub fn drop_function(&mut self, name: &[u8], effects: &mut impl Effects) -> DropFunction {
+        let Some(slot) = self.function_names.get(name).copied() else {
+            return DropFunction::NotFound;
+        };
+        let function = &self.functions[slot as usize];
+        if function.workers > 0 || function.running > 0 {
+            return DropFunction::InUse;
+        }
+        if function.total() > 0 {
+            return DropFunction::HasJobs;
+        }
+        self.forget_decisions(function, effects);
+        // A limit alone does not keep it.
+        self.remove_function(slot);
+        self.debug_check_invariants();
+        DropFunction::Dropped
+    }
+
     /// Pauses a function, which withholds its jobs from all workers, or resumes it. New jobs are accepted,
     /// and running jobs continue.
     ///
@@ -197,14 +183,56 @@ impl JobServer {
         Ok(self.end_setting(slot))
     }
 
+    /// Limits the number of jobs of a function, which need not be known yet: by priority of the new job, 0
+    /// for no limit. Returns the number of functions affected now, as
+    /// [`pause_function`](Self::pause_function) does.
+    ///
+    /// # Errors
+    /// [`ControlError::TooManyFunctions`], [`ControlError::TooManySettings`].
+    pub fn limit_function(
+        &mut self,
+        name: &[u8],
+        limits: [u32; 3],
+        effects: &mut impl Effects,
+    ) -> Result<usize, ControlError> {
+        let Some(slot) = self.function_for_setting(name, limits != [0; 3])? else { return Ok(0) };
+        self.decide(slot, |function| function.limits = limits, effects);
+        self.functions[slot as usize].publish_settings();
+        self.publish(slot);
+        Ok(self.end_setting(slot))
+    }
+
     /// Applies a change of how many jobs of a function may be handed out.
     fn reopen(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
         self.functions[function as usize].publish_settings();
         self.publish(function);
         self.cover(now, function, effects);
         // Nothing was read for it while it was paused.
-        self.load_ahead(function, effects);
+        self.read_ahead(function, effects);
         self.debug_check_invariants();
+    }
+
+    /// Cancels a job: its clients get WORK_FAIL, and packets about it from a worker that runs it are ignored.
+    /// Returns whether the job existed.
+    pub fn cancel_job(&mut self, now: Now, handle: &[u8], effects: &mut impl Effects) -> bool {
+        let Some(slot) = self.find_handle(handle) else {
+            return false;
+        };
+        let function = self.jobs.get(slot).function;
+        self.cancel(slot, effects);
+        self.cover(now, function, effects);
+        self.cover_freed(now, effects);
+        self.debug_check_invariants();
+        true
+    }
+
+    /// Ends a visible job. The caller must cover its function again, since another job may run now, and a
+    /// worker that was at its job limit.
+    pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
+        self.revoke_run(slot);
+        let job = self.jobs.get(slot);
+        self.tally(job.function, |counters| &counters.cancelled);
+        self.end(slot, None, Said::Fail, effects);
     }
 
     /// Cancels the jobs of a function, including running ones, as [`cancel_job`](Self::cancel_job) does.
@@ -217,11 +245,11 @@ impl JobServer {
         &mut self,
         now: Now,
         function: &[u8],
-        from: Place,
+        from: Cursor,
         effects: &mut impl Effects,
-    ) -> Result<Piece, ControlError> {
+    ) -> Result<Progress, ControlError> {
         let function = self.known_function(function)?;
-        let piece = self.walk(function, from, |server, job| {
+        let progress = self.walk(function, from, |server, job| {
             server.cancel(job, effects);
             true
         });
@@ -229,7 +257,7 @@ impl JobServer {
         self.cover(now, function, effects);
         self.cover_freed(now, effects);
         self.debug_check_invariants();
-        Ok(piece)
+        Ok(progress)
     }
 
     /// Moves a waiting job, queued or scheduled, to another function, where it comes last in its priority.
@@ -250,8 +278,8 @@ impl JobServer {
             return Ok(());
         }
         self.transfer(now, job, to, effects)?;
-        // Parked jobs may have been queued behind it.
-        self.load_ahead(from, effects);
+        // Paged-out jobs may have been queued behind it.
+        self.read_ahead(from, effects);
         self.debug_check_invariants();
         Ok(())
     }
@@ -269,22 +297,22 @@ impl JobServer {
         now: Now,
         from: &[u8],
         to: &[u8],
-        place: Place,
+        cursor: Cursor,
         effects: &mut impl Effects,
-    ) -> Result<Piece, ControlError> {
+    ) -> Result<Progress, ControlError> {
         self.known_function(from)?;
         let to = self.function_for_control(to)?;
         // It may have been evicted to make room for the new one.
         let Some(from) = self.function_names.get(from).copied().filter(|from| *from != to) else {
-            return Ok(Piece::default());
+            return Ok(Progress::default());
         };
-        let piece = self.walk(from, place, |server, job| {
+        let progress = self.walk(from, cursor, |server, job| {
             server.work_budget.spend(2 * price::CHANGE);
             server.check_waiting(job).is_ok() && server.transfer(now, job, to, effects).is_ok()
         });
-        self.load_ahead(from, effects);
+        self.read_ahead(from, effects);
         self.debug_check_invariants();
-        Ok(piece)
+        Ok(progress)
     }
 
     /// Changes the priority of a waiting job, which comes last in its new priority.
@@ -308,8 +336,8 @@ impl JobServer {
         self.jobs.get_mut(slot).priority = priority;
         self.store_edit(slot, function, effects);
         self.put_back(now, slot, is_scheduled, effects);
-        // Parked jobs of its old priority may have been queued behind it.
-        self.load_ahead(function, effects);
+        // Paged-out jobs of its old priority may have been queued behind it.
+        self.read_ahead(function, effects);
         self.debug_check_invariants();
         Ok(())
     }
@@ -393,10 +421,12 @@ impl JobServer {
             JobState::Storing(_) | JobState::Loading(_) => Err(ControlError::JobIsBusy),
             JobState::Ended => Err(ControlError::NoSuchJob),
             // The store is adding it under its present names, which must not change until it has answered.
-            JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) if job.kept == Kept::Storing => {
+            JobState::Scheduled(_) | JobState::Ready(_) | JobState::PagedOut(_)
+                if job.residency == Residency::Storing =>
+            {
                 Err(ControlError::JobIsBusy)
             }
-            JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) => Ok(()),
+            JobState::Scheduled(_) | JobState::Ready(_) | JobState::PagedOut(_) => Ok(()),
         }
     }
 
@@ -422,7 +452,7 @@ impl JobServer {
         let of = &mut self.functions[function as usize];
         match state {
             JobState::Ready(_) => of.ready[priority].remove(&mut self.jobs, slot),
-            JobState::Parked(_) => of.parked[priority].remove(&mut self.jobs, slot),
+            JobState::PagedOut(_) => of.paged_out[priority].remove(&mut self.jobs, slot),
             JobState::Scheduled(_) => {
                 of.scheduled[priority].remove(&mut self.jobs, slot);
                 self.jobs.schedule.remove(&due);
@@ -449,124 +479,10 @@ impl JobServer {
     /// Sends the new fields of a stored job to the store. `before` is its previous function.
     fn store_edit(&self, slot: u32, before: u32, effects: &mut impl Effects) {
         let job = self.jobs.get(slot);
-        if job.kept.is_stored() {
+        if job.residency.is_stored() {
             let key = job.key(&self.functions[before as usize].name);
             let function = self.functions[job.function as usize].name.clone();
             effects.store(StoreOp::Edit { key, edit: Edit { function, priority: job.priority, due_s: job.due_s() } });
-        }
-    }
-
-    /// Calls `act` for the jobs of a function, list by list in order, and then for the running ones. `act`
-    /// returns whether it has changed the job, which has then left its list.
-    fn walk(&mut self, function: u32, from: Place, mut act: impl FnMut(&mut Self, u32) -> bool) -> Piece {
-        let mut place = from;
-        if matches!(place.stage, Stage::Beginning | Stage::Rules) {
-            place = self.begin_round(function, Round::default(), self.jobs.last_number());
-        }
-        let mut affected = 0;
-        for looks in 0.. {
-            if looks > 0 && self.is_turn_over() {
-                break;
-            }
-            let next = match place.stage {
-                Stage::List(list, after) => self.next_in_list(function, list, after, &mut place.round),
-                Stage::Runs(at) => self.next_run(function, at, &mut place.round),
-                Stage::Beginning | Stage::Rules => None,
-            };
-            self.work_budget.spend(price::ENTRY);
-            let Some(job) = next else {
-                place.stage = match place.stage {
-                    Stage::List(list, _) if list + 1 < LISTS => Stage::List(list + 1, None),
-                    Stage::List(..) => Stage::Runs(None),
-                    _ => {
-                        let Some(place) = self.next_round(function, place) else {
-                            return Piece { affected, next: None };
-                        };
-                        // Other connections run first.
-                        return Piece { affected, next: Some(place) };
-                    }
-                };
-                continue;
-            };
-            let number = self.jobs.get(job).number();
-            let behind = self.behind_run(job);
-            if number <= place.last_number && act(self, job) {
-                affected += 1;
-                place.round.has_affected = true;
-                if let Stage::Runs(at) = &mut place.stage {
-                    *at = behind;
-                }
-            } else {
-                match &mut place.stage {
-                    Stage::List(_, after) => *after = Some((job, number)),
-                    Stage::Runs(at) => *at = behind,
-                    Stage::Beginning | Stage::Rules => {}
-                }
-            }
-            if matches!(place.stage, Stage::Runs(None)) {
-                // That was the last run.
-                let next = self.next_round(function, place);
-                return Piece { affected, next };
-            }
-        }
-        Piece { affected, next: Some(place) }
-    }
-
-    fn begin_round(&self, function: u32, round: Round, last_number: u64) -> Place {
-        let returns = self.functions[function as usize].returns;
-        let round = Round { returns, is_torn: false, has_affected: false, ..round };
-        Place { stage: Stage::List(0, None), last_number, round }
-    }
-
-    /// The cursor of another round, if the last one may have missed some jobs.
-    fn next_round(&self, function: u32, place: Place) -> Option<Place> {
-        let Round { returns, is_torn, has_affected, for_nothing } = place.round;
-        let of = self.functions.get(function as usize)?;
-        let may_miss = is_torn || returns != of.returns;
-        let for_nothing = if has_affected { 0 } else { for_nothing + 1 };
-        let is_over = of.total() == of.storing || !may_miss || for_nothing > MOST_ROUNDS_FOR_NOTHING;
-        (!is_over).then(|| self.begin_round(function, Round { for_nothing, ..place.round }, place.last_number))
-    }
-
-    /// The job after one in a function's list, or the first.
-    fn next_in_list(&self, function: u32, list: usize, after: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
-        let Some((slot, number)) = after else {
-            return Some(self.list_of(function, list).first).filter(|job| *job != NONE);
-        };
-        let job = self.jobs.find_in(slot, number).filter(|job| job.function == function && list_index(*job) == list);
-        let Some(links) = job.and_then(|job| job.state.links()) else {
-            // It has left the list, so the position in the list is lost.
-            round.is_torn = true;
-            return None;
-        };
-        Some(links.next).filter(|job| *job != NONE)
-    }
-
-    /// The job at a position in the list of a function's runs, or the first.
-    fn next_run(&self, function: u32, at: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
-        let Some((slot, number)) = at else {
-            return self.runs.get(self.functions[function as usize].first_run as usize).map(|run| run.job);
-        };
-        let job = self.jobs.find_in(slot, number);
-        let is_there = job.is_some_and(|job| job.function == function && matches!(job.state, JobState::Running(_)));
-        round.is_torn |= !is_there;
-        is_there.then_some(slot)
-    }
-
-    /// The job whose run follows that of a running job, in the list of its function's runs.
-    fn behind_run(&self, job: u32) -> Option<(u32, u64)> {
-        let JobState::Running(run) = self.jobs.get(job).state else { return None };
-        let next = self.runs.get(self.runs[run as usize].next_of_function as usize)?;
-        Some((next.job, self.jobs.get(next.job).number()))
-    }
-
-    /// The lists by index: for each priority the ready, the loading and the parked jobs; then for each
-    /// priority the scheduled jobs.
-    pub(super) fn list_of(&self, function: u32, index: usize) -> JobList {
-        let function = &self.functions[function as usize];
-        match index.checked_sub(QUEUED_LISTS) {
-            Some(priority) => function.scheduled[priority],
-            None => [&function.ready, &function.loading, &function.parked][index % 3][index / 3],
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The effects of the job server: its only way to reach anything outside.
 
 use super::ConnectionId;
-use super::earlier::RunEnd;
+use super::attempt_history::RequeueReason;
 use super::stored::StoreOp;
 use crate::protocol::{FunctionName, JobHandle, NotRegistered, Response};
 use crate::stats::ConnectionGauges;
@@ -54,8 +54,8 @@ pub enum Event<'a> {
         unique: &'a [u8],
         /// The number of workers it has lost.
         attempts: u16,
-        /// How it lost the last one.
-        end: RunEnd,
+        /// Why the last one lost it.
+        reason: RequeueReason,
     },
     /// A worker exceeded its timeout; the job is requeued.
     JobTimedOut {
@@ -73,7 +73,7 @@ pub enum Event<'a> {
         timeout_ms: u64,
     },
     /// A stored job is missing from the store: another program has removed it. The job is dropped.
-    JobVanished {
+    JobMissing {
         /// Its function.
         function: &'a FunctionName,
         /// The job.
@@ -83,7 +83,7 @@ pub enum Event<'a> {
     },
     /// The store returned two jobs of one function and unique id. The second stays in the store, and is not
     /// run.
-    JobIsTwin {
+    DuplicateUnique {
         /// The second job.
         handle: JobHandle<'a>,
         /// Their unique id.

@@ -157,7 +157,7 @@ impl JobServer {
             Path::Waits => self.sum_of_client(wanted.query.waiter, |connection| connection.waits),
             Path::Held => self.sum_of_client(wanted.query.holder, |connection| connection.runs),
             Path::Unique => {
-                let jobs = self.namesakes_of(wanted).take(LOOKS_PER_CALL).map(|slot| self.jobs.get(slot).waits);
+                let jobs = self.jobs_with_unique(wanted).take(LOOKS_PER_CALL).map(|slot| self.jobs.get(slot).waits);
                 let waits = |first| if wanted.query.waiter.is_some() { self.count_waits(first) as usize } else { 0 };
                 jobs.map(|first| 1 + waits(first)).sum()
             }
@@ -201,7 +201,7 @@ impl JobServer {
     }
 
     /// The jobs with the unique id, or the one with the function and unique id.
-    fn namesakes_of<'a>(&'a self, wanted: &Wanted<'a>) -> impl Iterator<Item = u32> + 'a {
+    fn jobs_with_unique<'a>(&'a self, wanted: &Wanted<'a>) -> impl Iterator<Item = u32> + 'a {
         let unique = wanted.query.unique.unwrap_or_default();
         let of_function = wanted.function.map(|function| self.jobs.find_equal(function, unique, &[]).ok());
         let newest = match of_function {
@@ -209,13 +209,13 @@ impl JobServer {
             None => self.jobs.find_unique(unique),
         };
         let has_function = wanted.function.is_some();
-        std::iter::successors(newest, move |job| if has_function { None } else { self.jobs.older_namesake(*job) })
+        std::iter::successors(newest, move |job| if has_function { None } else { self.jobs.older_sibling(*job) })
     }
 
     /// The same from a cursor onwards, by slot. There is at most one job per function.
     fn slots_of_unique(&self, wanted: &Wanted<'_>, place: u64, looks: &mut usize) -> Vec<u32> {
-        let namesakes = self.namesakes_of(wanted).inspect(|_| *looks += 1);
-        smallest(namesakes.filter(|slot| u64::from(*slot) >= place))
+        let jobs = self.jobs_with_unique(wanted).inspect(|_| *looks += 1);
+        smallest(jobs.filter(|slot| u64::from(*slot) >= place))
     }
 
     /// The runs of a client's connections from a cursor onwards, by slot; `None` if it is quicker to scan all
@@ -363,7 +363,7 @@ fn stage_of(job: JobRef<'_>) -> Option<StageKind> {
     match job.state {
         JobState::Storing(_) | JobState::Ended => None,
         JobState::Scheduled(_) => Some(StageKind::Scheduled),
-        JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => Some(StageKind::Queued),
+        JobState::Ready(_) | JobState::PagedOut(_) | JobState::Loading(_) => Some(StageKind::Queued),
         JobState::Running(_) => Some(StageKind::Running),
     }
 }

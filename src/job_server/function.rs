@@ -66,12 +66,12 @@ pub(super) struct Function {
     /// By priority: jobs that can be handed out.
     pub(super) ready: [JobList; 3],
     /// By priority: jobs behind the ready ones, whose workloads are only in the store.
-    pub(super) parked: [JobList; 3],
-    /// By priority: parked jobs that are being read.
+    pub(super) paged_out: [JobList; 3],
+    /// By priority: paged-out jobs that are being read.
     pub(super) loading: [JobList; 3],
     /// By priority, while jobs are being read: since when the oldest of them has waited, if known.
     pub(super) loading_since_ms: [Option<u64>; 3],
-    /// By priority: how many ready jobs were handed out since parked ones were last requested.
+    /// By priority: how many ready jobs were handed out since paged-out ones were last requested.
     pub(super) assigned_since_load: [u32; 3],
     /// The number of jobs that the store has not confirmed yet.
     pub(super) storing: u32,
@@ -116,7 +116,7 @@ impl Function {
         Self {
             name,
             ready: [JobList::EMPTY; 3],
-            parked: [JobList::EMPTY; 3],
+            paged_out: [JobList::EMPTY; 3],
             loading: [JobList::EMPTY; 3],
             loading_since_ms: [None; 3],
             assigned_since_load: [0; 3],
@@ -155,7 +155,7 @@ impl Function {
     /// The number of jobs of a priority that wait for a worker, wherever their workloads are.
     pub(super) fn queued(&self, priority: Priority) -> u32 {
         let index = priority.index();
-        self.ready[index].len + self.parked[index].len + self.loading[index].len
+        self.ready[index].len + self.paged_out[index].len + self.loading[index].len
     }
 
     /// The number of all jobs, including those that the store has not confirmed yet.
@@ -208,14 +208,14 @@ impl Function {
         // Since when the oldest head of a queue, or the oldest job being read, has waited, if known.
         let mut oldest_ms = u64::MAX;
         for index in 0..Priority::ALL.len() {
-            let (ready, parked, loading) = (self.ready[index], self.parked[index], self.loading[index].len);
-            gauges.queued[index].set(u64::from(ready.len + parked.len + loading));
+            let (ready, paged_out, loading) = (self.ready[index], self.paged_out[index], self.loading[index].len);
+            gauges.queued[index].set(u64::from(ready.len + paged_out.len + loading));
             gauges.scheduled[index].set(u64::from(self.scheduled[index].len));
             if ready.len > 0 {
                 oldest_ms = oldest_ms.min(jobs.get(ready.first).waits_since_ms().unwrap_or(u64::MAX));
             }
-            if parked.len > 0 {
-                oldest_ms = oldest_ms.min(jobs.get(parked.first).waits_since_ms().unwrap_or(u64::MAX));
+            if paged_out.len > 0 {
+                oldest_ms = oldest_ms.min(jobs.get(paged_out.first).waits_since_ms().unwrap_or(u64::MAX));
             }
             if loading > 0 {
                 oldest_ms = oldest_ms.min(self.loading_since_ms[index].unwrap_or(u64::MAX));

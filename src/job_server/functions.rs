@@ -31,7 +31,7 @@ impl JobServer {
             return *slot;
         }
         let name = FunctionName::new(name);
-        self.holdings.names += name.as_bytes().len() as u64;
+        self.memory_totals.names += name.as_bytes().len() as u64;
         let gauges = Arc::new(FunctionGauges::default());
         self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
         let slot = self.functions.insert(Function::new(name.clone(), gauges));
@@ -51,7 +51,7 @@ impl JobServer {
             });
         }
         let removed = self.functions.remove(slot as usize);
-        self.holdings.names -= removed.name.as_bytes().len() as u64;
+        self.memory_totals.names -= removed.name.as_bytes().len() as u64;
         self.function_names.remove(&removed.name);
         self.stats.functions.remove(&removed.name);
         self.functions_with_settings -= usize::from(removed.counted_with_settings);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::connection::{Connection, Sleep, Wait};
 use super::function::{Function, JobList};
 use super::index::NONE;
-use super::job::{JobRef, JobState, Kept, Links};
-use super::memory::Holdings;
-use super::storing::Creation;
+use super::job::{JobRef, JobState, Links, Residency};
+use super::paging::MemoryTotals;
+use super::pending_writes::PendingReply;
 use super::{ConnectionId, JobServer};
 use crate::protocol::Priority;
 use crate::stats::{AbilityGauges, Gauge};
@@ -33,11 +33,11 @@ impl JobServer {
         self.check_waits();
         self.check_clients();
         self.check_runs();
-        self.check_earlier_runs();
+        self.check_attempt_history();
         self.check_sleepers();
         self.check_rules();
-        self.check_additions();
-        self.check_holdings();
+        self.check_pending_adds();
+        self.check_memory_totals();
         self.check_messages();
         self.check_crowds();
     }
@@ -54,7 +54,7 @@ impl JobServer {
                     assert!(keys.insert((job.function, unique, workload)), "two jobs of one key");
                     keyed_by_workload += usize::from(unique == b"-");
                     // A digest does not tell which workload it stands for.
-                    if job.kept != Kept::Store || unique != b"-" {
+                    if job.residency != Residency::Store || unique != b"-" {
                         let found = self.jobs.find_equal(job.function, unique, job.rest().as_bytes()).ok();
                         assert_eq!(found, Some(slot), "a job is not found by its key");
                     }
@@ -70,16 +70,16 @@ impl JobServer {
             }
             let is_running = matches!(job.state, JobState::Running(_));
             assert!(job.background || job.waits != NONE || is_running, "an abandoned job was kept");
-            self.check_kept(slot);
+            self.check_residency(slot);
             if matches!(job.state, JobState::Scheduled(_)) {
                 scheduled += 1;
                 assert!(self.jobs.schedule.contains(&(job.due_s(), job.number(), slot)), "a scheduled job has no time");
             }
         }
         assert_eq!(self.jobs.schedule.len(), scheduled, "a time without a scheduled job");
-        let [by_number, by_unique, by_key, namesakes] = self.jobs.index_lengths();
+        let [by_number, by_unique, by_key, siblings] = self.jobs.index_lengths();
         assert_eq!([by_number, by_unique], [self.live_jobs().count(), uniques.len()], "an index is off");
-        assert_eq!(by_key, keyed_by_workload + namesakes, "the index of keys is off");
+        assert_eq!(by_key, keyed_by_workload + siblings, "the index of keys is off");
     }
 
     /// All jobs except ended ones whose clients are still being notified.
@@ -88,40 +88,40 @@ impl JobServer {
     }
 
     /// Checks that the place of a job's workload fits its state.
-    fn check_kept(&self, slot: u32) {
+    fn check_residency(&self, slot: u32) {
         let job = self.jobs.get(slot);
-        let is_unloaded = match job.state {
-            JobState::Parked(_) | JobState::Loading(_) => Some(true),
+        let is_evicted = match job.state {
+            JobState::PagedOut(_) | JobState::Loading(_) => Some(true),
             JobState::Storing(_) | JobState::Ready(_) | JobState::Running(_) => Some(false),
             JobState::Scheduled(_) | JobState::Ended => None,
         };
-        let fits = is_unloaded.is_none_or(|is_unloaded| is_unloaded == (job.kept == Kept::Store));
+        let fits = is_evicted.is_none_or(|is_evicted| is_evicted == (job.residency == Residency::Store));
         assert!(fits, "a workload is in memory that should not be, or is not and should be");
-        let addition = self.addition_of(slot);
+        let pending = self.pending_add_of(slot);
         assert_eq!(
-            addition.is_some(),
-            job.kept == Kept::Storing,
+            pending.is_some(),
+            job.residency == Residency::Storing,
             "a job is being stored, or not, and does not know it"
         );
-        if let Some(addition) = addition {
-            assert_eq!(self.additions[addition as usize].job, slot, "an addition is of another job");
+        if let Some(pending) = pending {
+            assert_eq!(self.pending_adds[pending as usize].job, slot, "a pending addition is of another job");
         }
-        assert!(job.background || !job.kept.is_stored(), "a foreground job is kept");
+        assert!(job.background || !job.residency.is_stored(), "a foreground job is stored");
     }
 
-    fn check_additions(&self) {
+    fn check_pending_adds(&self) {
         let mut gaps: HashMap<ConnectionId, Vec<u64>> = HashMap::new();
         let mut seen = 0;
-        for (_, addition) in &self.additions {
-            let mut creation = addition.first_creation;
-            assert_ne!(creation, NONE, "nobody waits for the store");
-            while creation != NONE {
-                let Creation { connection, gap, next } = self.creations[creation as usize];
+        for (_, pending) in &self.pending_adds {
+            let mut reply = pending.first_reply;
+            assert_ne!(reply, NONE, "nobody waits for the store");
+            while reply != NONE {
+                let PendingReply { connection, gap, next } = self.pending_replies[reply as usize];
                 gaps.entry(connection).or_default().push(gap);
-                (creation, seen) = (next, seen + 1);
+                (reply, seen) = (next, seen + 1);
             }
         }
-        assert_eq!(seen, self.creations.len(), "a submission waits for nothing");
+        assert_eq!(seen, self.pending_replies.len(), "a submission waits for nothing");
         for (slot, connection) in &self.connections {
             let id = self.id_of(u32::try_from(slot).unwrap_or(NONE));
             let open = gaps.remove(&id).unwrap_or_default();
@@ -129,29 +129,29 @@ impl JobServer {
             assert!(open.iter().all(|gap| *gap < connection.gaps), "a gap was never made");
             assert_eq!(open.iter().collect::<HashSet<_>>().len(), open.len(), "two submissions share a gap");
         }
-        assert!(self.late_additions.iter().all(|(_, late)| self.additions.contains(*late as usize)));
+        assert!(self.late_adds.iter().all(|(_, late)| self.pending_adds.contains(*late as usize)));
     }
 
-    fn check_holdings(&self) {
-        let ended = self.additions.iter().filter(|(_, addition)| addition.job == NONE);
-        let ended = ended.map(|(_, addition)| addition.workload).sum();
-        let mut expected = Holdings { ended, ..Holdings::default() };
+    fn check_memory_totals(&self) {
+        let ended = self.pending_adds.iter().filter(|(_, pending)| pending.job == NONE);
+        let ended = ended.map(|(_, pending)| pending.workload).sum();
+        let mut expected = MemoryTotals { ended, ..MemoryTotals::default() };
         expected.names = self.functions.iter().map(|(_, function)| function.name.as_bytes().len() as u64).sum();
-        expected.forfeited = self.connections.iter().map(|(_, connection)| connection.forfeited_entries()).sum();
+        expected.revoked = self.connections.iter().map(|(_, connection)| connection.revoked_entries()).sum();
         for (_, job) in self.live_jobs() {
             let workload = job.workload_memory();
             expected.heads += job.head_memory();
             expected.shared += job.shared_memory();
-            match job.kept {
-                Kept::Memory => expected.volatile += workload,
-                Kept::Storing => expected.storing += workload,
-                Kept::Both | Kept::Store => expected.stored += workload,
+            match job.residency {
+                Residency::Memory => expected.volatile += workload,
+                Residency::Storing => expected.storing += workload,
+                Residency::Both | Residency::Store => expected.stored += workload,
             }
             let is_running = matches!(job.state, JobState::Running(_));
-            expected.stored_jobs += usize::from(job.kept.is_stored());
-            expected.stored_running += usize::from(job.kept.is_stored() && is_running);
+            expected.stored_jobs += usize::from(job.residency.is_stored());
+            expected.stored_running += usize::from(job.residency.is_stored() && is_running);
         }
-        assert_eq!(self.holdings, expected, "memory is miscounted");
+        assert_eq!(self.memory_totals, expected, "memory is miscounted");
     }
 
     fn check_functions(&self) {
@@ -163,7 +163,7 @@ impl JobServer {
                 JobState::Scheduled(_) => counts[[3, 12, 13][job.priority.index()]] += 1,
                 JobState::Running(_) => counts[4] += 1,
                 JobState::Storing(_) => counts[5] += 1,
-                JobState::Parked(_) => counts[6 + job.priority.index()] += 1,
+                JobState::PagedOut(_) => counts[6 + job.priority.index()] += 1,
                 JobState::Loading(_) => counts[9 + job.priority.index()] += 1,
                 JobState::Ended => {}
             }
@@ -187,7 +187,7 @@ impl JobServer {
             let counts = expected.remove(&u32::try_from(slot).unwrap_or(NONE)).unwrap_or_default();
             for priority in Priority::ALL.map(Priority::index) {
                 self.check_list(function.ready[priority], counts[priority], JobState::Ready);
-                self.check_list(function.parked[priority], counts[6 + priority], JobState::Parked);
+                self.check_list(function.paged_out[priority], counts[6 + priority], JobState::PagedOut);
                 self.check_list(function.loading[priority], counts[9 + priority], JobState::Loading);
                 self.check_list(function.scheduled[priority], counts[[3, 12, 13][priority]], JobState::Scheduled);
             }
@@ -213,7 +213,7 @@ impl JobServer {
 
     /// Checks the published numbers of a function other than the counts of jobs and workers.
     fn check_published(&self, function: &Function) {
-        let lists = function.ready.iter().chain(&function.parked).filter(|list| list.len > 0);
+        let lists = function.ready.iter().chain(&function.paged_out).filter(|list| list.len > 0);
         let heads = lists.filter_map(|list| self.jobs.get(list.first).waits_since_ms());
         let loads = function.loading.iter().zip(function.loading_since_ms).filter(|(loading, _)| loading.len > 0);
         let oldest_ms = heads.chain(loads.filter_map(|(_, since_ms)| since_ms)).min();
@@ -295,7 +295,7 @@ impl JobServer {
             assert_eq!((connection.last_run, connection.runs), (before, count));
             seen += count as usize;
         }
-        self.check_forfeited();
+        self.check_revoked();
         for (slot, function) in &self.functions {
             let (mut run, mut before, mut count) = (function.first_run, NONE, 0);
             while run != NONE {
@@ -312,11 +312,11 @@ impl JobServer {
     }
 
     /// Checks that an existing job that was revoked from a connection is not with it again, and was requeued.
-    fn check_forfeited(&self) {
+    fn check_revoked(&self) {
         for (slot, connection) in &self.connections {
-            for job in connection.forfeited().filter_map(|number| self.jobs.find_number(number)) {
+            for job in connection.revoked().filter_map(|number| self.jobs.find_number(number)) {
                 let job = self.jobs.get(job);
-                assert!(job.attempts > 0, "a job was taken away that nobody had");
+                assert!(job.attempts > 0, "a job without a failed attempt was revoked");
                 if let JobState::Running(run) = job.state {
                     let holder = self.runs[run as usize].connection as usize;
                     assert_ne!(holder, slot, "a job is taken for lost by the worker that has it");

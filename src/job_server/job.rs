@@ -5,6 +5,7 @@ mod body;
 mod ended;
 mod hashes;
 mod prefixes;
+mod residency;
 mod transfer;
 
 use std::collections::BTreeSet;
@@ -17,10 +18,11 @@ use self::bodies::Bodies;
 pub(super) use self::body::Body;
 use self::body::Held;
 pub(super) use self::prefixes::Prefixes;
+pub(super) use self::residency::Residency;
 use super::Now;
 use super::index::{JobIndex, NONE};
 use super::map::Map;
-use super::short::Short;
+use super::packed_uint::PackedUint;
 use super::slab::Slab;
 use super::stored::{JobKey, StoredJob};
 use crate::protocol::{FunctionName, JobHandle, Priority, Submission, Workload};
@@ -40,8 +42,8 @@ pub(super) enum JobState {
     Scheduled(Links),
     /// Waits for a worker; in its function's ready list of its priority.
     Ready(Links),
-    /// Would be ready if its workload were in memory; in its function's parked list of its priority.
-    Parked(Links),
+    /// Would be ready if its workload were in memory; in its function's paged-out list of its priority.
+    PagedOut(Links),
     /// Its workload is being read from the store; in its function's loading list of its priority.
     Loading(Links),
     /// A worker has it; the slot of its run.
@@ -64,46 +66,26 @@ impl JobState {
     /// The neighbours of a job in its function's list, if it is in one.
     pub(super) const fn links(self) -> Option<Links> {
         match self {
-            Self::Scheduled(links) | Self::Ready(links) | Self::Parked(links) | Self::Loading(links) => Some(links),
+            Self::Scheduled(links) | Self::Ready(links) | Self::PagedOut(links) | Self::Loading(links) => Some(links),
             Self::Storing(_) | Self::Running(_) | Self::Ended => None,
         }
-    }
-}
-
-/// How durable a job is, and where its workload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// Only in memory.
-    Memory,
-    /// In memory; the store was asked to add it, and has not answered.
-    Storing,
-    /// In the store and in memory.
-    Both,
-    /// In the store; memory holds only what is needed to find it.
-    Store,
-}
-
-impl Kept {
-    /// Whether a restart brings the job back.
-    pub(super) const fn is_stored(self) -> bool {
-        matches!(self, Self::Both | Self::Store)
     }
 }
 
 /// A job. Kept small: a backlog has millions of them.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// The head (unique id and reducer), then the workload; if only the store has that, see [`Jobs::unload`].
+    /// The head (unique id and reducer), then the workload; if only the store has that, see [`Jobs::evict`].
     body: Held,
     /// The job number, which is in the handle. Handles have room for twelve digits, which take five bytes.
-    number: Short<5>,
+    number: PackedUint<5>,
     /// When the job may run, in seconds since 1970; 0 means immediately. Five bytes last for 34,000 years.
-    due_s: Short<5>,
+    due_s: PackedUint<5>,
     /// When it was submitted, in milliseconds since 1970; 0 if unknown.
-    submitted_ms: Short<6>,
+    submitted_ms: PackedUint<6>,
     pub(super) state: JobState,
     pub(super) function: u32,
-    /// See [`Vacancy`].
+    /// See [`VacantEntry`].
     hash: u32,
     /// The head of the list of its waits.
     pub(super) waits: u32,
@@ -113,7 +95,7 @@ pub(super) struct Job {
     /// Whether the job lives on without clients. Set by its first background submission, and unset only if
     /// the store does not take a job that was only in memory.
     pub(super) background: bool,
-    pub(super) kept: Kept,
+    pub(super) residency: Residency,
     /// The index of its handle prefix.
     pub(super) prefix: u8,
     unique_length: u8,
@@ -140,9 +122,9 @@ impl Job {
         let Submission { unique, reducer, .. } = *submission;
         Self {
             body,
-            number: Short::new(number),
-            due_s: Short::new(submission.due_s.unwrap_or(0)),
-            submitted_ms: Short::new(now.unix_us / 1000),
+            number: PackedUint::new(number),
+            due_s: PackedUint::new(submission.due_s.unwrap_or(0)),
+            submitted_ms: PackedUint::new(now.unix_us / 1000),
             state: JobState::NOWHERE,
             function,
             hash,
@@ -150,7 +132,7 @@ impl Job {
             attempts: 0,
             priority: submission.priority,
             background: submission.background,
-            kept: Kept::Memory,
+            residency: Residency::Memory,
             prefix: 0,
             // The parser limits both to 64 bytes.
             unique_length: u8::try_from(unique.len()).unwrap_or(u8::MAX),
@@ -167,7 +149,7 @@ impl Job {
     }
 
     pub(super) fn set_due_s(&mut self, due_s: u64) {
-        self.due_s = Short::new(due_s);
+        self.due_s = PackedUint::new(due_s);
     }
 
     pub(super) fn submitted_ms(&self) -> u64 {
@@ -205,7 +187,7 @@ impl<'a> JobRef<'a> {
 
     /// The workload of a job that has it in memory.
     pub(super) fn workload(self) -> Workload<'a> {
-        debug_assert!(self.kept != Kept::Store, "the workload of a job is used that is not in memory");
+        debug_assert!(self.residency != Residency::Store, "the workload of a job is used that is not in memory");
         self.rest()
     }
 
@@ -236,7 +218,7 @@ impl<'a> JobRef<'a> {
 
     /// The number of bytes of memory that its workload takes.
     pub(super) fn workload_memory(self) -> u64 {
-        if self.kept == Kept::Store { 0 } else { self.job.body.workload_length(self.head_length()) as u64 }
+        if self.residency == Residency::Store { 0 } else { self.job.body.workload_length(self.head_length()) as u64 }
     }
 
     /// Its key in a store.
@@ -261,18 +243,18 @@ impl<'a> JobRef<'a> {
     }
 }
 
-/// The place in the indexes for a submission that equals no job.
+/// The index entry for a submission that equals no job.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Vacancy {
+pub(super) struct VacantEntry {
     /// The hash of the unique id, or of the workload if that is the unique; 0 for a job that never coalesces.
     hash: u32,
     /// The newest job with the same unique id, of another function.
-    namesake: Option<u32>,
+    sibling: Option<u32>,
 }
 
-/// The neighbours of a job, by age, among jobs with the same unique id and other functions.
+/// The neighbours of a job, by age, among its siblings: jobs with the same unique id and other functions.
 #[derive(Clone, Copy, Debug)]
-struct Namesakes {
+struct UniqueSiblings {
     newer: u32,
     older: u32,
 }
@@ -286,11 +268,11 @@ pub(super) struct Jobs {
     by_number: JobIndex,
     /// By unique id, the newest job of each. GET_STATUS_UNIQUE names no function.
     by_unique: JobIndex,
-    /// By function and unique id, only jobs that have or had namesakes; by function and workload, if that is
+    /// By function and unique id, only jobs that have or had siblings; by function and workload, if that is
     /// the unique. Together with `by_unique`, all jobs that coalesce.
     by_key: JobIndex,
     /// By slot.
-    namesakes: Map<u32, Namesakes>,
+    siblings: Map<u32, UniqueSiblings>,
     /// Jobs that are not due yet, by due time and then by age.
     pub(super) schedule: BTreeSet<(u64, u64, u32)>,
     hasher: RandomState,
@@ -305,7 +287,7 @@ impl Jobs {
             by_number: JobIndex::default(),
             by_key: JobIndex::default(),
             by_unique: JobIndex::default(),
-            namesakes: Map::with_hasher(hasher.clone()),
+            siblings: Map::with_hasher(hasher.clone()),
             schedule: BTreeSet::new(),
             hasher,
         }
@@ -357,7 +339,7 @@ impl Jobs {
         match &mut self.slots.get_mut(slot as usize)?.state {
             JobState::Scheduled(links)
             | JobState::Ready(links)
-            | JobState::Parked(links)
+            | JobState::PagedOut(links)
             | JobState::Loading(links) => Some(links),
             JobState::Storing(_) | JobState::Running(_) | JobState::Ended => None,
         }
@@ -368,54 +350,61 @@ impl Jobs {
         self.slots.bound()
     }
 
-    /// Inserts a new job into the vacancy that [`find_equal`](Self::find_equal) has found. It is in the
+    /// Inserts a new job into the entry that [`find_equal`](Self::find_equal) found vacant. It is in the
     /// indexes, and in no list yet.
-    pub(super) fn insert(&mut self, now: Now, function: u32, submission: &Submission<'_>, vacancy: Vacancy) -> u32 {
+    pub(super) fn insert(&mut self, now: Now, function: u32, submission: &Submission<'_>, vacant: VacantEntry) -> u32 {
         self.last_number += 1;
         let Submission { unique, reducer, workload, .. } = *submission;
         let body = Held::new(&mut self.bodies, unique, reducer, workload);
-        let job = Job::new(now, self.last_number, function, submission, body, vacancy.hash);
-        self.keep(job, vacancy)
+        let job = Job::new(now, self.last_number, function, submission, body, vacant.hash);
+        self.keep(job, vacant)
     }
 
     /// Inserts a job from a store, under its own number, as [`insert`](Self::insert) does.
-    pub(super) fn restore(&mut self, function: u32, job: StoredJob, prefix: u8, kept: Kept, vacancy: Vacancy) -> u32 {
+    pub(super) fn restore(
+        &mut self,
+        function: u32,
+        job: StoredJob,
+        prefix: u8,
+        residency: Residency,
+        vacant: VacantEntry,
+    ) -> u32 {
         self.last_number = self.last_number.max(job.number);
         let head_length = usize::from(job.unique_length) + usize::from(job.reducer_length);
         let job = Job {
             body: job.body.hold(head_length, &mut self.bodies),
-            number: Short::new(job.number),
-            due_s: Short::new(job.due_s),
-            submitted_ms: Short::new(job.submitted_s.saturating_mul(1000)),
+            number: PackedUint::new(job.number),
+            due_s: PackedUint::new(job.due_s),
+            submitted_ms: PackedUint::new(job.submitted_s.saturating_mul(1000)),
             state: JobState::NOWHERE,
             function,
-            hash: vacancy.hash,
+            hash: vacant.hash,
             waits: NONE,
             attempts: job.attempts,
             priority: job.priority,
             background: true,
-            kept,
+            residency,
             prefix,
             unique_length: job.unique_length,
             reducer_length: job.reducer_length,
         };
-        self.keep(job, vacancy)
+        self.keep(job, vacant)
     }
 
-    fn keep(&mut self, job: Job, vacancy: Vacancy) -> u32 {
-        let Vacancy { hash, namesake } = vacancy;
+    fn keep(&mut self, job: Job, vacant: VacantEntry) -> u32 {
+        let VacantEntry { hash, sibling } = vacant;
         let (by_number, function) = (low_half(job.number()), job.function);
         // The limit of jobs is far below the number of slots that fit into 32 bits.
         let slot = u32::try_from(self.slots.insert(job)).unwrap_or(NONE);
         self.by_number.insert(slot, by_number);
         let job = self.get(slot);
         if job.has_unique() {
-            match namesake {
+            match sibling {
                 None => self.by_unique.insert(slot, hash),
                 Some(older) => {
                     self.by_unique.replace(older, slot, hash);
-                    self.crowd(older).newer = slot;
-                    self.crowd(slot).older = older;
+                    self.siblings_of(older).newer = slot;
+                    self.siblings_of(slot).older = older;
                 }
             }
         } else if job.is_keyed_by_workload() {
@@ -425,14 +414,14 @@ impl Jobs {
     }
 
     /// Evicts a workload that the store has. A job that coalesces by its workload keeps a digest.
-    pub(super) fn unload(&mut self, slot: u32) {
+    pub(super) fn evict(&mut self, slot: u32) {
         let job = self.get(slot);
         let (unique, reducer) = (job.unique(), job.reducer());
         let digest = job.is_keyed_by_workload().then(|| self.digest(job.rest().as_bytes()));
         let digest = digest.as_ref().map_or(&[][..], |digest| digest);
         let body = Body::new(unique, reducer, Workload::borrowed(digest));
         self.set_body(slot, body);
-        self.get_mut(slot).kept = Kept::Store;
+        self.get_mut(slot).residency = Residency::Store;
     }
 
     /// Puts back an evicted workload.
@@ -443,7 +432,7 @@ impl Jobs {
         let (old_hash, function, was_keyed) = (job.hash, job.function, job.is_keyed_by_workload());
         let body = Body::new(job.unique(), job.reducer(), loaded);
         self.set_body(slot, body);
-        self.get_mut(slot).kept = Kept::Both;
+        self.get_mut(slot).residency = Residency::Both;
         if was_keyed {
             // Another program may have changed the workload in the store.
             self.by_key.remove(slot, key_hash(old_hash, function));
@@ -463,20 +452,20 @@ impl Jobs {
     }
 
     fn has_workload(&self, job: JobRef<'_>, workload: &[u8]) -> bool {
-        if job.kept == Kept::Store {
+        if job.residency == Residency::Store {
             job.rest().as_bytes() == self.digest(workload)
         } else {
             job.rest().as_bytes() == workload
         }
     }
 
-    /// The links of a job to its namesakes, which are created if it has none.
-    fn crowd(&mut self, slot: u32) -> &mut Namesakes {
-        if !self.namesakes.contains_key(&slot) {
+    /// The links of a job to its siblings, which are created if it has none.
+    fn siblings_of(&mut self, slot: u32) -> &mut UniqueSiblings {
+        if !self.siblings.contains_key(&slot) {
             let Job { hash, function, .. } = *self.get(slot);
             self.by_key.insert(slot, key_hash(hash, function));
         }
-        self.namesakes.get_or_insert(slot, Namesakes { newer: NONE, older: NONE })
+        self.siblings.get_or_insert(slot, UniqueSiblings { newer: NONE, older: NONE })
     }
 
     /// Removes a job, which must be in no list, only in the indexes.
@@ -500,15 +489,15 @@ impl Jobs {
 
     fn remove_unique(&mut self, slot: u32, hash: u32, function: u32) {
         // Usually there are none, and the slot need not be hashed.
-        let namesakes = if self.namesakes.is_empty() { None } else { self.namesakes.remove(&slot) };
-        let Some(Namesakes { newer, older }) = namesakes else {
+        let siblings = if self.siblings.is_empty() { None } else { self.siblings.remove(&slot) };
+        let Some(UniqueSiblings { newer, older }) = siblings else {
             return self.by_unique.remove(slot, hash);
         };
         self.by_key.remove(slot, key_hash(hash, function));
-        if let Some(links) = self.namesakes.get_mut(&older) {
+        if let Some(links) = self.siblings.get_mut(&older) {
             links.newer = newer;
         }
-        if let Some(links) = self.namesakes.get_mut(&newer) {
+        if let Some(links) = self.siblings.get_mut(&newer) {
             links.older = older;
         } else if older == NONE {
             self.by_unique.remove(slot, hash);
@@ -521,31 +510,31 @@ impl Jobs {
         self.by_number.find(low_half(number), |slot| self.get(slot).number() == number)
     }
 
-    /// The live job that a submission coalesces with, or the vacancy for it.
+    /// The live job that a submission coalesces with, or the vacant entry for it.
     ///
     /// The unique id is hashed once: a peer chooses it, so the hash is keyed, which is not cheap.
-    pub(super) fn find_equal(&self, function: u32, unique: &[u8], workload: &[u8]) -> Result<u32, Vacancy> {
+    pub(super) fn find_equal(&self, function: u32, unique: &[u8], workload: &[u8]) -> Result<u32, VacantEntry> {
         if has_unique(unique) {
             let hash = self.hash(unique);
             let Some(newest) = self.find_unique_hashed(unique, hash) else {
-                return Err(Vacancy { hash, namesake: None });
+                return Err(VacantEntry { hash, sibling: None });
             };
             if self.get(newest).function == function {
                 return Ok(newest);
             }
             let is_equal = |slot| self.get(slot).function == function && self.get(slot).unique() == unique;
-            let vacancy = Vacancy { hash, namesake: Some(newest) };
-            return self.by_key.find(key_hash(hash, function), is_equal).ok_or(vacancy);
+            let vacant = VacantEntry { hash, sibling: Some(newest) };
+            return self.by_key.find(key_hash(hash, function), is_equal).ok_or(vacant);
         }
         if unique != WORKLOAD_IS_UNIQUE || workload.is_empty() {
-            return Err(Vacancy { hash: 0, namesake: None });
+            return Err(VacantEntry { hash: 0, sibling: None });
         }
         let hash = self.hash_workload(workload);
         let is_equal = |slot| {
             let job = self.get(slot);
             job.function == function && job.unique() == unique && self.has_workload(job, workload)
         };
-        self.by_key.find(key_hash(hash, function), is_equal).ok_or(Vacancy { hash, namesake: None })
+        self.by_key.find(key_hash(hash, function), is_equal).ok_or(VacantEntry { hash, sibling: None })
     }
 
     /// The newest live job with this unique id, of any function.
@@ -554,8 +543,8 @@ impl Jobs {
     }
 
     /// The next older live job with the same unique id, of another function.
-    pub(super) fn older_namesake(&self, slot: u32) -> Option<u32> {
-        self.namesakes.get(&slot).map(|namesakes| namesakes.older).filter(|older| *older != NONE)
+    pub(super) fn older_sibling(&self, slot: u32) -> Option<u32> {
+        self.siblings.get(&slot).map(|siblings| siblings.older).filter(|older| *older != NONE)
     }
 
     fn find_unique_hashed(&self, unique: &[u8], hash: u32) -> Option<u32> {
@@ -567,9 +556,9 @@ impl Jobs {
         self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), self.with_bytes(job)))
     }
 
-    /// The lengths of the indexes by number, unique id and key, and the number of jobs with namesakes.
+    /// The lengths of the indexes by number, unique id and key, and the number of jobs with siblings.
     pub(super) fn index_lengths(&self) -> [usize; 4] {
-        [self.by_number.len(), self.by_unique.len(), self.by_key.len(), self.namesakes.len()]
+        [self.by_number.len(), self.by_unique.len(), self.by_key.len(), self.siblings.len()]
     }
 }
 

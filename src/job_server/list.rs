@@ -4,10 +4,10 @@
 
 use std::ops::{ControlFlow, Range};
 
+use super::attempt_history::FailedAttempt;
 use super::control::LOOKS_PER_CALL;
-use super::earlier::EarlierRun;
 use super::index::NONE;
-use super::job::{JobRef, JobState, Kept};
+use super::job::{JobRef, JobState, Residency};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
 use crate::protocol::{FunctionName, JobHandle, Priority};
 
@@ -30,8 +30,8 @@ pub struct JobView<'a> {
     pub due_s: u64,
     /// The number of failed attempts: how often a worker was lost with it.
     pub attempts: u32,
-    /// Its failed runs, oldest first: at most eight, and none from before a restart.
-    pub earlier_runs: &'a [EarlierRun],
+    /// Its failed attempts, oldest first: at most eight, and none from before a restart.
+    pub failed_attempts: &'a [FailedAttempt],
     /// Whether it runs although it has no waits and is no background job.
     pub abandoned: bool,
     /// Whether it is a background job, which lives on without its client.
@@ -222,7 +222,7 @@ impl JobServer {
         {
             return ControlFlow::Continue((list, links.next));
         }
-        // Parked jobs may have been read since, and be ready.
+        // Paged-out jobs may have been read since, and be ready.
         let ready = if list < QUEUED_LISTS { list - list % 3 } else { list };
         let mut passed = 0;
         for list in ready..=list {
@@ -265,7 +265,7 @@ impl JobServer {
         let stage = match job.state {
             JobState::Storing(_) | JobState::Ended => return None,
             JobState::Scheduled(_) => Stage::Scheduled,
-            JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => Stage::Queued,
+            JobState::Ready(_) | JobState::PagedOut(_) | JobState::Loading(_) => Stage::Queued,
             JobState::Running(run) => {
                 let run = &self.runs[run as usize];
                 Stage::Running(RunView {
@@ -286,12 +286,12 @@ impl JobServer {
             submitted_ms: job.submitted_ms(),
             due_s: job.due_s(),
             attempts: u32::from(job.attempts),
-            earlier_runs: if job.attempts > 0 { self.earlier_runs.of(job.number()) } else { &[] },
+            failed_attempts: if job.attempts > 0 { self.attempt_history.of(job.number()) } else { &[] },
             abandoned: job.waits == NONE && !job.background,
             background: job.background,
-            stored: job.kept.is_stored(),
+            stored: job.residency.is_stored(),
             clients: self.count_waits(job.waits),
-            workload: (job.kept != Kept::Store).then(|| job.bytes()),
+            workload: (job.residency != Residency::Store).then(|| job.bytes()),
         })
     }
 }
@@ -302,7 +302,7 @@ pub(super) fn list_index(job: JobRef<'_>) -> usize {
     match job.state {
         JobState::Ready(_) | JobState::Storing(_) | JobState::Running(_) | JobState::Ended => 3 * priority,
         JobState::Loading(_) => 3 * priority + 1,
-        JobState::Parked(_) => 3 * priority + 2,
+        JobState::PagedOut(_) => 3 * priority + 2,
         JobState::Scheduled(_) => QUEUED_LISTS + priority,
     }
 }

@@ -18,24 +18,24 @@
 //! 7. The published numbers equal the state.
 //! 8. A job that is being stored for the first time is visible only to the clients that wait for it. Each of
 //!    their submissions has one gap, which is filled when the store has answered, and never before.
-//! 9. A workload is evicted from memory while its job is parked or being read, and possibly while it is
+//! 9. A workload is evicted from memory while its job is paged out or being read, and possibly while it is
 //!    scheduled; the store then has it.
 //! 10. A sleeping connection is in the sleeper lists of exactly those of its functions that the operator's
-//!     rules do not withhold from it, and in none while it is at its job limit. What is withheld follows from
-//!     the rules, once a change of the rules has been applied to the connection.
+//!     rules do not disable or drain for it, and in none while it is at its job limit. The modes of its
+//!     abilities follow from the rules, once a change of the rules has been applied to the connection.
 //! 11. The first result from any connection that was handed a job ends the job while it exists, even if the
-//!     job was revoked from that connection and is ready, parked, being read, or with another worker. So a
+//!     job was revoked from that connection and is ready, paged out, being read, or with another worker. So a
 //!     job ends even if all its runs exceed their timeout. Later results are not answered. Results from a
 //!     connection that was never handed the job have no effect. A connection remembers at least the last
 //!     1,024 jobs that were revoked from it.
 
 mod abilities;
 mod account;
+mod attempt_history;
 mod clients;
 mod connection;
 mod control;
 mod crowd;
-mod earlier;
 mod effects;
 mod find;
 mod function;
@@ -45,60 +45,59 @@ mod invariants;
 mod job;
 mod list;
 mod map;
-mod measure;
-mod memory;
+mod metrics;
+mod packed_uint;
+mod paging;
+mod pending_writes;
 mod policy;
 pub mod price;
 mod query;
 mod refused;
 mod settings;
-mod short;
 mod slab;
 mod stored;
-mod storing;
 mod submit;
 mod tell;
 mod wake;
-mod withhold;
 mod work;
+mod worker_rules;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::RandomState;
 use std::sync::Arc;
 
 pub use self::account::{MemoryUse, weight};
-pub use self::control::{ControlError, Piece, Place, Rule, Who};
-pub use self::earlier::{EarlierRun, RunEnd};
+pub use self::attempt_history::{FailedAttempt, RequeueReason};
+pub use self::control::{ControlError, Cursor, DropFunction, Progress, Rule, WorkerSelector};
 pub use self::effects::{Effects, Event};
 pub use self::find::{Found, JobQuery, StageKind};
 pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
-pub use self::query::DropFunction;
 pub use self::settings::RestoredSettings;
 pub use self::stored::{
     Durability, Edit, FOREIGN_NUMBER_MAX, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob,
     StoredParts,
 };
 
+use self::attempt_history::AttemptHistory;
 use self::clients::Clients;
 use self::connection::{Ability, Connection, Pending, Run, Wait};
 use self::crowd::Crowd;
-use self::earlier::EarlierRuns;
 use self::function::Function;
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::map::Map;
-use self::memory::{Holdings, Load};
+use self::paging::{Load, MemoryTotals};
+use self::pending_writes::{PendingAdd, PendingReply};
 use self::price::WorkBudget;
 use self::slab::Slab;
-use self::storing::{Addition, Creation};
 use self::tell::{Message, Said};
-use self::withhold::Rules;
 use self::work::Outcome;
+use self::worker_rules::Rules;
 use crate::protocol::{FunctionName, PeerError, Request, Response, Submission};
 use crate::stats::{ConnectionGauges, Stats};
 
-pub use crate::stats::{ConnectionId, Withholding};
+pub use crate::stats::{ConnectionId, WorkerMode};
 
 /// The time of a transition on two clocks: wall time for due times, monotonic time for timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +122,7 @@ pub struct ConnectionEnd {
 
 /// The progress of a disconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Departure {
+pub enum DisconnectProgress {
     /// More remains to undo: call again.
     Unfinished,
     /// Answers from the store are pending: call again when they have arrived.
@@ -150,17 +149,17 @@ pub struct JobServer {
     stats: Arc<Stats>,
     jobs: Jobs,
     prefixes: Prefixes,
-    holdings: Holdings,
+    memory_totals: MemoryTotals,
     /// Jobs that the store was asked to add, and the submissions that wait for its answer.
-    additions: Slab<Addition>,
-    creations: Slab<Creation>,
+    pending_adds: Slab<PendingAdd>,
+    pending_replies: Slab<PendingReply>,
     /// Pending additions of jobs that are in use already, by job slot.
-    late_additions: Map<u32, u32>,
-    /// Reads of parked jobs that the store was asked for, and when to retry after a failed read.
+    late_adds: Map<u32, u32>,
+    /// Reads of paged-out jobs that the store was asked for, and when to retry after a failed read.
     loads: Slab<Load>,
     load_again_us: Option<u64>,
     /// The slot of the next function to retry reads for, while a retry is in progress.
-    loads_place: Option<usize>,
+    loads_cursor: Option<usize>,
     functions: Slab<Function>,
     function_names: Map<FunctionName, u32>,
     /// The number of functions that the operator has paused or limited.
@@ -193,7 +192,7 @@ pub struct JobServer {
     /// The slots of those jobs, for round-robin delivery.
     undelivered: VecDeque<u32>,
     runs: Slab<Run>,
-    earlier_runs: EarlierRuns,
+    attempt_history: AttemptHistory,
     /// The timeouts of running jobs, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
     /// By priority, functions with ready jobs, unordered. Each function stores its index in here.
@@ -233,13 +232,13 @@ impl JobServer {
             policy,
             stats,
             jobs: Jobs::new(hasher.clone()),
-            holdings: Holdings::default(),
-            additions: Slab::new(),
-            creations: Slab::new(),
-            late_additions: Map::default(),
+            memory_totals: MemoryTotals::default(),
+            pending_adds: Slab::new(),
+            pending_replies: Slab::new(),
+            late_adds: Map::default(),
             loads: Slab::new(),
             load_again_us: None,
-            loads_place: None,
+            loads_cursor: None,
             functions: Slab::new(),
             function_names: Map::with_hasher(hasher),
             functions_with_settings: 0,
@@ -261,7 +260,7 @@ impl JobServer {
             last_message: 0,
             undelivered: VecDeque::new(),
             runs: Slab::new(),
-            earlier_runs: EarlierRuns::default(),
+            attempt_history: AttemptHistory::default(),
             deadlines: BTreeSet::new(),
             functions_ready: [const { Vec::new() }; 3],
             functions_unused: Vec::new(),
@@ -302,19 +301,20 @@ impl JobServer {
         self.jobs.len()
     }
 
-    /// The number of jobs that would be lost, or run twice, if the server stopped now.
-    pub fn jobs_at_stake(&self) -> usize {
-        self.jobs.len() - (self.holdings.stored_jobs - self.holdings.stored_running)
+    /// The number of jobs that a drain waits for: those that are running, or in memory only. They would be
+    /// lost, or run twice, if the server stopped now.
+    pub fn jobs_to_drain(&self) -> usize {
+        self.jobs.len() - (self.memory_totals.stored_jobs - self.memory_totals.stored_running)
     }
 
     /// The number of jobs that the store was asked to add and has not answered for.
     pub fn unanswered_job_count(&self) -> usize {
-        self.additions.len()
+        self.pending_adds.len()
     }
 
     /// The number of jobs that the store has.
     pub fn kept_job_count(&self) -> usize {
-        self.holdings.stored_jobs
+        self.memory_totals.stored_jobs
     }
 
     /// The highest job number assigned so far.
@@ -348,10 +348,10 @@ impl JobServer {
         id: ConnectionId,
         end: ConnectionEnd,
         effects: &mut impl Effects,
-    ) -> Departure {
+    ) -> DisconnectProgress {
         let ConnectionEnd { wants_answers, missed_last } = end;
         let Some(connection) = self.slot_of(id) else {
-            return Departure::Done;
+            return DisconnectProgress::Done;
         };
         let ended = &mut self.connections[connection as usize];
         ended.pending = None;
@@ -367,7 +367,7 @@ impl JobServer {
         self.report_refused_functions(connection, effects);
         if !self.remove_abilities(now, connection, effects) {
             self.debug_check_invariants();
-            return Departure::Unfinished;
+            return DisconnectProgress::Unfinished;
         }
         // At least one per call, so that repeated calls complete it.
         for count in 0.. {
@@ -384,25 +384,25 @@ impl JobServer {
                 run => {
                     let is_last = run == self.connections[connection as usize].last_assigned;
                     let is_missed = (is_last || self.is_unbegun(run)) && self.may_miss(run);
-                    self.requeue(now, run, (!is_missed).then_some(RunEnd::Disconnected), effects);
+                    self.requeue(now, run, (!is_missed).then_some(RequeueReason::Disconnected), effects);
                 }
             }
         }
         let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection as usize];
-        let departure = if first_wait != NONE || first_run != NONE {
-            Departure::Unfinished
+        let progress = if first_wait != NONE || first_run != NONE {
+            DisconnectProgress::Unfinished
         } else if wants_answers && open_gaps > 0 {
             self.connections[connection as usize].gauges.remove_all_functions();
-            Departure::AwaitsAnswers
+            DisconnectProgress::AwaitsAnswers
         } else {
             let gone = self.connections.remove(connection as usize);
-            self.holdings.forfeited -= gone.forfeited_entries();
+            self.memory_totals.revoked -= gone.revoked_entries();
             self.clients.set(connection, gone.gauges.client_id().as_deref(), None);
             self.rules.forget_connection(connection);
-            Departure::Done
+            DisconnectProgress::Done
         };
         self.debug_check_invariants();
-        departure
+        progress
     }
 
     /// Processes a report of the store. Returns the unprocessed rest, if any: call again with it, after other
@@ -516,8 +516,8 @@ impl JobServer {
     pub fn has_unfinished(&self) -> bool {
         self.has_undelivered()
             || !self.uncovered.is_empty()
-            || self.rules_place().is_some()
-            || self.loads_place.is_some()
+            || self.rules_cursor().is_some()
+            || self.loads_cursor.is_some()
     }
 
     /// Continues all incremental work until the budget is spent.

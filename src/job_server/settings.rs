@@ -17,11 +17,11 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use super::control::{ControlError, Who};
+use super::control::{ControlError, WorkerSelector};
 use super::effects::Effects;
 use super::function::Function;
 use super::stored::StoreOp;
-use super::{JobServer, Withholding};
+use super::{JobServer, WorkerMode};
 use crate::protocol::FunctionName;
 
 /// The encoded characters: all but alphanumeric ones, `-`, `.`, `_` and `:`.
@@ -61,11 +61,11 @@ impl JobServer {
         match (kind, about, function, rest) {
             ("function", Some(function), None, None) => self.restore_function(&function, value, restored),
             ("client", Some(id), function, None) => {
-                self.restore_rule(&Who::Client(id), function.as_deref(), value, restored)
+                self.restore_rule(&WorkerSelector::Client(id), function.as_deref(), value, restored)
             }
             ("host", Some(address), function, None) => {
                 let address = String::from_utf8(address).map_err(|_| "the address is not valid UTF-8".to_owned())?;
-                self.restore_rule(&Who::Host(address), function.as_deref(), value, restored)
+                self.restore_rule(&WorkerSelector::Host(address), function.as_deref(), value, restored)
             }
             ("function" | "client" | "host", ..) => Err("the name has too few or too many words".to_owned()),
             _ => Err("unknown setting".to_owned()),
@@ -91,14 +91,14 @@ impl JobServer {
 
     fn restore_rule(
         &mut self,
-        who: &Who,
+        selector: &WorkerSelector,
         function: Option<&[u8]>,
         value: &str,
         restored: &mut RestoredSettings,
     ) -> Result<(), String> {
-        let how = [Withholding::Disabled, Withholding::Draining].into_iter().find(|how| rule_value(*how) == value);
-        let how = how.ok_or_else(|| format!("unknown value {value}"))?;
-        self.insert_rule(who, function, how).map_err(|error| error.to_string())?;
+        let mode = [WorkerMode::Disabled, WorkerMode::Draining].into_iter().find(|mode| rule_value(*mode) == value);
+        let mode = mode.ok_or_else(|| format!("unknown value {value}"))?;
+        self.insert_rule(selector, function, mode).map_err(|error| error.to_string())?;
         restored.rules += 1;
         Ok(())
     }
@@ -124,13 +124,13 @@ impl JobServer {
     /// Stores a rule that was added, changed or removed.
     pub(super) fn store_rule(
         &self,
-        who: &Who,
+        selector: &WorkerSelector,
         function: Option<&FunctionName>,
-        how: Option<Withholding>,
+        mode: Option<WorkerMode>,
         effects: &mut impl Effects,
     ) {
-        if let Some(name) = rule_key(who, function).filter(|_| self.policy.keeps_jobs) {
-            effects.store(StoreOp::Set { name, value: how.map(|how| rule_value(how).to_owned()) });
+        if let Some(name) = rule_key(selector, function).filter(|_| self.policy.keeps_jobs) {
+            effects.store(StoreOp::Set { name, value: mode.map(|mode| rule_value(mode).to_owned()) });
         }
     }
 }
@@ -184,11 +184,11 @@ fn function_value(function: &Function) -> Option<String> {
 }
 
 /// `None` for a connection, which does not outlive the server.
-fn rule_key(who: &Who, function: Option<&FunctionName>) -> Option<String> {
-    let whom = match who {
-        Who::Connection(_) => return None,
-        Who::Client(id) => format!("client {}", encoded(id)),
-        Who::Host(address) => format!("host {}", encoded(address.as_bytes())),
+fn rule_key(selector: &WorkerSelector, function: Option<&FunctionName>) -> Option<String> {
+    let whom = match selector {
+        WorkerSelector::Connection(_) => return None,
+        WorkerSelector::Client(id) => format!("client {}", encoded(id)),
+        WorkerSelector::Host(address) => format!("host {}", encoded(address.as_bytes())),
     };
     Some(match function {
         Some(function) => format!("{whom} {}", encoded(function.as_bytes())),
@@ -196,10 +196,10 @@ fn rule_key(who: &Who, function: Option<&FunctionName>) -> Option<String> {
     })
 }
 
-fn rule_value(how: Withholding) -> &'static str {
-    match how {
-        Withholding::Disabled => "disabled",
-        Withholding::Draining => "draining",
+fn rule_value(mode: WorkerMode) -> &'static str {
+    match mode {
+        WorkerMode::Disabled => "disabled",
+        WorkerMode::Draining => "draining",
     }
 }
 
@@ -261,8 +261,8 @@ mod tests {
         let functions = server.functions.iter();
         let functions =
             functions.filter_map(|(_, function)| Some((function_key(&function.name), function_value(function)?)));
-        let rules = server.list_rules(None).into_iter().filter_map(|Rule { who, function, how }| {
-            Some((rule_key(&who, function.as_ref())?, rule_value(how).to_owned()))
+        let rules = server.list_rules(None).into_iter().filter_map(|Rule { selector, function, mode }| {
+            Some((rule_key(&selector, function.as_ref())?, rule_value(mode).to_owned()))
         });
         let mut settings: Vec<(String, String)> = functions.chain(rules).collect();
         settings.sort_unstable();
@@ -276,9 +276,9 @@ mod tests {
             server.pause_function(NOW, b"a b\xff", true, &mut told).unwrap();
             server.limit_running(NOW, b"f", 3, &mut told).unwrap();
             server.limit_function(b"f", [1, 0, 2], &mut told).unwrap();
-            let (client, host) = (Who::Client(b"c%1 ".to_vec()), Who::Host("::1".to_owned()));
-            server.withhold(NOW, &client, None, Withholding::Disabled, &mut told).unwrap();
-            server.withhold(NOW, &host, Some(b"f"), Withholding::Draining, &mut told).unwrap();
+            let (client, host) = (WorkerSelector::Client(b"c%1 ".to_vec()), WorkerSelector::Host("::1".to_owned()));
+            server.set_worker_mode(NOW, &client, None, WorkerMode::Disabled, &mut told).unwrap();
+            server.set_worker_mode(NOW, &host, Some(b"f"), WorkerMode::Draining, &mut told).unwrap();
         }
         let kept = pairs(&[
             ("client c%251%20", "disabled"),
@@ -306,7 +306,7 @@ mod tests {
         ]));
         server.pause_function(NOW, b"f", false, &mut told).unwrap();
         server.drop_function(b"g", &mut told);
-        server.release(NOW, &Who::Client(b"c".to_vec()), None, &mut told).unwrap();
+        server.enable_workers(NOW, &WorkerSelector::Client(b"c".to_vec()), None, &mut told).unwrap();
         told.0.sort();
         let names = ["client c", "client c f", "function f", "function g"];
         assert_eq!(told.0, names.map(|name| (name.to_owned(), None)));
@@ -369,7 +369,9 @@ mod tests {
     fn without_a_store_nothing_is_told() {
         let (mut server, mut told) = (server(false, 100), Told::default());
         server.pause_function(NOW, b"f", true, &mut told).unwrap();
-        server.withhold(NOW, &Who::Host("h".to_owned()), None, Withholding::Disabled, &mut told).unwrap();
+        server
+            .set_worker_mode(NOW, &WorkerSelector::Host("h".to_owned()), None, WorkerMode::Disabled, &mut told)
+            .unwrap();
         assert_eq!(told.0, []);
     }
 }

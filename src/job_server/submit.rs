@@ -3,7 +3,7 @@
 use super::connection::Wait;
 use super::effects::{Effects, Event};
 use super::index::NONE;
-use super::job::{JobState, Kept};
+use super::job::{JobState, Residency};
 use super::stored::{NUMBER_MAX, StoreOp};
 use super::{JobServer, Now, US_PER_S, price};
 use crate::protocol::{PeerError, Response, Submission};
@@ -31,14 +31,14 @@ impl JobServer {
         }
         self.check_account(submission)?;
         let function = self.function_slot(submission.function)?;
-        let vacancy = match self.jobs.find_equal(function, submission.unique, submission.workload.as_bytes()) {
+        let vacant = match self.jobs.find_equal(function, submission.unique, submission.workload.as_bytes()) {
             Ok(job) => {
                 if !submission.background {
                     self.check_crowd(from, job)?;
                 }
                 return self.join_equal(from, job, submission.background, effects);
             }
-            Err(vacancy) => vacancy,
+            Err(vacant) => vacant,
         };
         let limit = self.functions[function as usize].limits[submission.priority.index()];
         if limit > 0 && self.functions[function as usize].total() >= limit {
@@ -53,7 +53,7 @@ impl JobServer {
         }
         let is_durable = self.policy.keeps_jobs && submission.background;
         self.check_memory(submission.workload.as_bytes().len(), is_durable)?;
-        let job = self.jobs.insert(now, function, submission, vacancy);
+        let job = self.jobs.insert(now, function, submission, vacant);
         self.count(job);
         self.report_far_due(now, job, submission.due_s.unwrap_or(0), effects);
         self.join(from, job, submission.background);
@@ -76,15 +76,15 @@ impl JobServer {
         background: bool,
         effects: &mut impl Effects,
     ) -> Result<(), PeerError> {
-        let is_late = background && self.policy.keeps_jobs && self.jobs.get(job).kept == Kept::Memory;
+        let is_late = background && self.policy.keeps_jobs && self.jobs.get(job).residency == Residency::Memory;
         let is_hidden = matches!(self.jobs.get(job).state, JobState::Storing(_));
         if is_late {
             self.check_memory(self.jobs.get(job).workload().as_bytes().len(), true)?;
         }
         self.join(from, job, background);
         self.tally(self.jobs.get(job).function, |counters| &counters.coalesced);
-        match self.addition_of(job) {
-            Some(ticket) if background || is_hidden => self.await_creation(from, ticket, effects),
+        match self.pending_add_of(job) {
+            Some(ticket) if background || is_hidden => self.await_reply(from, ticket, effects),
             None if is_late => self.store_late(from, job, effects),
             Some(_) | None => self.send_created(from, job, effects),
         }
@@ -98,8 +98,8 @@ impl JobServer {
             return self.make_ready(now, slot, effects);
         }
         job.state = JobState::NOWHERE;
-        if job.kept == Kept::Both && self.holdings.stored > self.policy.stored_workloads_max {
-            self.unload(slot);
+        if job.residency == Residency::Both && self.memory_totals.stored > self.policy.stored_workloads_max {
+            self.evict(slot);
         }
         self.put_in_schedule(slot);
     }
@@ -236,15 +236,15 @@ impl JobServer {
             self.messages.remove(&slot);
         }
         self.jobs.remove(slot);
-        // Parked jobs may have been queued behind it.
-        self.load_ahead(function, effects);
+        // Paged-out jobs may have been queued behind it.
+        self.read_ahead(function, effects);
     }
 
     /// The same for a job with so many waits that its end is delivered to them in batches.
     pub(super) fn retire(&mut self, slot: u32, effects: &mut impl Effects) {
         let function = self.take_down(slot, effects);
         self.jobs.retire(slot);
-        self.load_ahead(function, effects);
+        self.read_ahead(function, effects);
     }
 
     /// Removes a job from its list and from its worker. Returns its function.
@@ -254,9 +254,9 @@ impl JobServer {
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority, job.state);
         let due = (job.due_s(), job.number(), slot);
-        if job.kept != Kept::Memory {
+        if job.residency != Residency::Memory {
             effects.store(StoreOp::Remove(job.key(&self.functions[function as usize].name)));
-            self.detach_addition(slot);
+            self.detach_pending_add(slot);
         }
         match state {
             JobState::Storing(_) => self.functions[function as usize].storing -= 1,
@@ -265,8 +265,8 @@ impl JobServer {
                 self.functions[function as usize].scheduled[priority.index()].remove(&mut self.jobs, slot);
             }
             JobState::Ready(_) => self.functions[function as usize].list(priority).remove(&mut self.jobs, slot),
-            JobState::Parked(_) => {
-                self.functions[function as usize].parked[priority.index()].remove(&mut self.jobs, slot);
+            JobState::PagedOut(_) => {
+                self.functions[function as usize].paged_out[priority.index()].remove(&mut self.jobs, slot);
             }
             JobState::Loading(_) => {
                 self.functions[function as usize].loading[priority.index()].remove(&mut self.jobs, slot);
@@ -278,9 +278,9 @@ impl JobServer {
             JobState::Ended => debug_assert!(false, "a job ended twice"),
         }
         if self.jobs.get(slot).attempts > 0 {
-            self.earlier_runs.forget(self.jobs.get(slot).number());
+            self.attempt_history.forget(self.jobs.get(slot).number());
         }
-        self.earlier_runs.forget_misses(self.jobs.get(slot).number());
+        self.attempt_history.forget_misses(self.jobs.get(slot).number());
         if matches!(state, JobState::Running(_)) {
             // The queues have not changed.
             self.publish_running(function);

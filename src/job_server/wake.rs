@@ -29,9 +29,9 @@ const WIDE_FROM: u32 = 64;
 const NOOPS_AN_ENTRY: usize = 4;
 
 impl JobServer {
-    /// Makes a job ready, or parks it until its workload is read.
+    /// Makes a job ready, or pages it out until its workload is read.
     pub(super) fn make_ready(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
-        if self.must_park(job) { self.park(job, effects) } else { self.make_ready_now(now, job, effects) }
+        if self.must_page_out(job) { self.page_out(job, effects) } else { self.make_ready_now(now, job, effects) }
     }
 
     /// Makes a job ready whose workload is in memory.
@@ -79,8 +79,8 @@ impl JobServer {
 
     /// Whether an ability is, or must be, in its function's list of sleepers.
     pub(super) fn is_listed(&self, ability: u32) -> bool {
-        let Ability { connection, withheld, .. } = self.abilities[ability as usize];
-        withheld.is_none() && self.connections[connection as usize].is_ready_to_wake()
+        let Ability { connection, mode, .. } = self.abilities[ability as usize];
+        mode.is_none() && self.connections[connection as usize].is_ready_to_wake()
     }
 
     /// Lets a sleeping connection take jobs again. Its functions must be covered, see
@@ -280,9 +280,10 @@ impl JobServer {
             .is_some_and(|connection| matches!(connection.sleep, Sleep::Woken { serial, .. } if serial == noop.serial))
     }
 
-    /// Stops counting on a connection for a job of `function`, if it was woken for one. It will still come,
-    /// but not for this function. Returns whether it was, so that the function must be covered again.
-    pub(super) fn stop_counting_on(&mut self, connection: u32, function: u32) -> bool {
+    /// Cancels the wake-up of a connection for a job of `function`, if it was woken for one: it will still
+    /// come, but does not count for this function. Returns whether it was, so that the function must be
+    /// covered again.
+    pub(super) fn cancel_wakeup(&mut self, connection: u32, function: u32) -> bool {
         let sleep = self.connections[connection as usize].sleep;
         let is_on_its_way = matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function);
         if is_on_its_way {
@@ -332,7 +333,7 @@ impl JobServer {
             while connection != NONE && self.connections[connection as usize].slept < next_since {
                 looked_at += 1;
                 if let Some(ability) = self.find_ability(connection, function)
-                    && self.abilities[ability as usize].withheld.is_none()
+                    && self.abilities[ability as usize].mode.is_none()
                     && self.sleeps_since(ability) < next_since
                 {
                     (next, next_since) = (ability, self.sleeps_since(ability));

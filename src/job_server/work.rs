@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::abilities::Choice;
+use super::attempt_history::RequeueReason;
 use super::connection::{Ability, Pending, Run};
-use super::earlier::RunEnd;
 use super::effects::{Effects, Event};
 use super::index::NONE;
-use super::job::{JobState, Kept};
+use super::job::{JobState, Residency};
 use super::stored::StoreOp;
 use super::tell::Said;
 use super::{ConnectionId, JobServer, Now, price};
@@ -47,9 +47,9 @@ impl JobServer {
         let Ok(function) = self.function_slot(name) else {
             return self.refuse_function(connection, NotRegistered::TooManyOnServer, effects);
         };
-        let withheld = self.rule_for(connection, name);
+        let mode = self.mode_for(connection, name);
         let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
-        gauges.set_withheld(withheld);
+        gauges.set_mode(mode);
         self.work_budget.spend(price::CHANGE);
         self.widen(connection);
         let new = Ability {
@@ -57,7 +57,7 @@ impl JobServer {
             function,
             timeout_ms,
             gauges,
-            withheld,
+            mode,
             previous: NONE,
             next: NONE,
             since: 0,
@@ -71,7 +71,7 @@ impl JobServer {
         self.ability_slots.insert((connection, function), ability);
         self.functions[function as usize].workers += 1;
         self.publish(function);
-        self.load_ahead(function, effects);
+        self.read_ahead(function, effects);
         if self.connections[connection as usize].is_wide {
             self.join_wide(ability);
         }
@@ -127,7 +127,7 @@ impl JobServer {
                     break;
                 }
                 has_taken = true;
-                self.take_away(now, run, RunEnd::GivenBack, effects);
+                self.revoke(now, run, RequeueReason::GivenBack, effects);
             }
             run = next;
         }
@@ -144,7 +144,7 @@ impl JobServer {
         }
         self.connections[connection as usize].gauges.remove_all_functions();
         while self.connections[connection as usize].first_run != NONE {
-            self.take_away(now, self.connections[connection as usize].first_run, RunEnd::GivenBack, effects);
+            self.revoke(now, self.connections[connection as usize].first_run, RequeueReason::GivenBack, effects);
             if self.is_turn_over() {
                 break;
             }
@@ -177,7 +177,7 @@ impl JobServer {
         self.ability_slots.remove(&(connection, function));
         self.functions[function as usize].workers -= 1;
         self.publish(function);
-        if self.stop_counting_on(connection, function) {
+        if self.cancel_wakeup(connection, function) {
             self.cover(now, function, effects);
         }
     }
@@ -193,7 +193,7 @@ impl JobServer {
         if !self.refresh_rules(now, connection, effects) {
             return false;
         }
-        if self.draining && !self.shelve_kept(connection, effects) {
+        if self.draining && !self.page_out_durable(connection, effects) {
             return false;
         }
         let woken_for = self.wake_up(connection);
@@ -282,7 +282,7 @@ impl JobServer {
         let job = self.jobs.get(slot);
         holder.add_run(run);
         holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);
-        holder.has_forfeited(job.number(), true);
+        holder.was_revoked(job.number(), true);
         let to = ConnectionId { slot: connection, generation: holder.generation };
         let handle = job.handle(&self.prefixes);
         let name = self.functions[function_slot as usize].name.as_bytes();
@@ -295,7 +295,7 @@ impl JobServer {
             GrabKind::Unique | GrabKind::All => Response::JobAssignUniq { handle, function: name, unique, workload },
         };
         self.say(to, response, effects);
-        self.load_ahead(function_slot, effects);
+        self.read_ahead(function_slot, effects);
     }
 
     /// Removes a run from its function's list.
@@ -356,8 +356,8 @@ impl JobServer {
         {
             return Ok((job, run));
         }
-        let forfeited = self.connections[connection as usize].has_forfeited(number, is_last);
-        Err(if forfeited { None } else { Some(unknown) })
+        let revoked = self.connections[connection as usize].was_revoked(number, is_last);
+        Err(if revoked { None } else { Some(unknown) })
     }
 
     pub(super) fn work_status(
@@ -415,7 +415,7 @@ impl JobServer {
             Err(None) => {
                 let Some(job) = self.find_handle(handle) else { return true };
                 self.measure_late(connection, job, &outcome);
-                self.forfeit_run(job);
+                self.revoke_run(job);
                 job
             }
             Err(error) => return self.send_error(connection, error, effects),
@@ -447,21 +447,21 @@ impl JobServer {
 
     /// Revokes the run of a job that ends without its worker's result: later packets of that worker are not
     /// answered.
-    pub(super) fn forfeit_run(&mut self, slot: u32) {
+    pub(super) fn revoke_run(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
             let (holder, number) = (self.runs[run as usize].connection, job.number());
-            self.forfeit(holder, number);
+            self.record_revoked(holder, number);
         }
     }
 
     /// Records that a job was revoked from a connection.
-    fn forfeit(&mut self, connection: u32, number: u64) {
+    fn record_revoked(&mut self, connection: u32, number: u64) {
         let is_memory_short = self.memory_use().total() > self.policy.memory_max / 16 * 15;
         let holder = &mut self.connections[connection as usize];
-        self.holdings.forfeited -= holder.forfeited_entries();
-        holder.forfeit(number, is_memory_short);
-        self.holdings.forfeited += holder.forfeited_entries();
+        self.memory_totals.revoked -= holder.revoked_entries();
+        holder.record_revoked(number, is_memory_short);
+        self.memory_totals.revoked += holder.revoked_entries();
     }
 
     /// Sends the error, if there is one. Returns `true`: the request is complete.
@@ -488,38 +488,38 @@ impl JobServer {
             });
             self.tally(job.function, |counters| &counters.timed_out);
             self.runs[run as usize].gauges.counters.get_or_make().timed_out.bump(1);
-            self.take_away(now, run, RunEnd::TimedOut, effects);
+            self.revoke(now, run, RequeueReason::TimedOut, effects);
         }
     }
 
     /// Revokes a job from a worker that is still connected, and may continue it.
-    fn take_away(&mut self, now: Now, run: u32, end: RunEnd, effects: &mut impl Effects) {
+    fn revoke(&mut self, now: Now, run: u32, reason: RequeueReason, effects: &mut impl Effects) {
         let Run { job, connection, .. } = self.runs[run as usize];
-        if end == RunEnd::GivenBack && self.is_unbegun(run) && self.may_miss(run) {
+        if reason == RequeueReason::GivenBack && self.is_unbegun(run) && self.may_miss(run) {
             // This worker will send no result for it.
             return self.requeue(now, run, None, effects);
         }
         let number = self.jobs.get(job).number();
-        self.forfeit(connection, number);
-        self.requeue(now, run, Some(end), effects);
+        self.record_revoked(connection, number);
+        self.requeue(now, run, Some(reason), effects);
     }
 
-    /// Requeues the job of a run, unless it is out of retries or abandoned. Without an `end` the worker was
+    /// Requeues the job of a run, unless it is out of retries or abandoned. Without a reason the worker was
     /// probably gone before the job reached it, or has not begun it: that was no attempt.
-    pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
+    pub(super) fn requeue(&mut self, now: Now, run: u32, reason: Option<RequeueReason>, effects: &mut impl Effects) {
         self.work_budget.spend(2 * price::CHANGE);
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
         let job = self.jobs.get_mut(slot);
-        job.attempts = job.attempts.saturating_add(u16::from(end.is_some()));
+        job.attempts = job.attempts.saturating_add(u16::from(reason.is_some()));
         let attempts = job.attempts;
-        if let Some(end) = end
+        if let Some(reason) = reason
             && self.policy.job_retries.is_some_and(|retries| attempts >= retries.get())
         {
             let job = self.jobs.get(slot);
             let handle = job.handle(&self.prefixes);
             let function = &self.functions[job.function as usize].name;
-            effects.report(Event::JobDropped { function, handle, unique: job.unique(), attempts, end });
+            effects.report(Event::JobDropped { function, handle, unique: job.unique(), attempts, reason });
             self.tally(job.function, |counters| &counters.dropped);
             self.end_job(now, slot, None, Said::Fail, effects);
             return;
@@ -531,12 +531,12 @@ impl JobServer {
         }
         let job = self.jobs.get(slot);
         let function = job.function as usize;
-        if job.kept != Kept::Memory && end.is_some() {
+        if job.residency != Residency::Memory && reason.is_some() {
             let key = job.key(&self.functions[function].name);
             effects.store(StoreOp::Attempts { key, attempts: job.attempts });
         }
-        if let Some(end) = end {
-            self.remember_run(now, run, end);
+        if let Some(reason) = reason {
+            self.record_attempt(now, run, reason);
         }
         self.uncount(slot);
         self.remove_run(run);

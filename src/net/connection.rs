@@ -20,18 +20,18 @@ use tokio_util::io::poll_read_buf;
 use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::decoder::RequestDecoder;
+use super::dispatcher::Dispatcher;
 use super::greeting::Greeting;
-use super::input::Input;
 use super::listings::Listings;
 use super::long_answer::Running;
 use super::pressure::{Pressure, Registered};
-use super::requests::Requests;
 use super::turn::{self, Turn, Turns};
 use super::watch::{Patience, Stuck, Watch};
 use super::writer::Writer;
 use crate::admin::{Admin, LISTING_PIECE};
 use crate::hub::Hub;
-use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now, price};
+use crate::job_server::{ConnectionEnd, ConnectionId, DisconnectProgress, Now, price};
 use crate::outbox::{CloseReason, Outbox};
 use crate::process::memory;
 use crate::process::socket::{acknowledge_at_once, has_undelivered};
@@ -110,7 +110,7 @@ pub async fn serve(
         holder: server.pressure.add_connection(Arc::clone(&outbox)),
         outbox,
         stream,
-        input: Input::new(limits.frames, Arc::clone(account)),
+        decoder: RequestDecoder::new(limits.frames, Arc::clone(account)),
         room_timer: None,
         worked_at: None,
         writer: Writer::new(Arc::clone(&server.turns)),
@@ -134,7 +134,7 @@ pub async fn serve(
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
         Err(reason) => Err(reason),
     };
-    let held = connection.outbox.queued() + connection.input.memory();
+    let held = connection.outbox.queued() + connection.decoder.memory();
     memory::note_freed(held);
     match result {
         Ok(()) => debug!("Disconnected {}", gauges.peer),
@@ -197,7 +197,7 @@ struct Connection<S> {
     outbox: Arc<Outbox>,
     holder: Registered,
     stream: S,
-    input: Input,
+    decoder: RequestDecoder,
     /// Runs while there is no room for the incoming large packet.
     room_timer: Option<Pin<Box<Sleep>>>,
     /// When the first request of the last read was applied, if there was one.
@@ -245,9 +245,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let is_done = self.reading == Reading::Ended && self.long_answer.is_none() && !self.input.is_held();
+        let is_done = self.reading == Reading::Ended && self.long_answer.is_none() && !self.decoder.is_paused();
         match until {
-            Until::PeerHasClosed if self.reading == Reading::Ended && !self.input.is_held() => Poll::Ready(Ok(())),
+            Until::PeerHasClosed if self.reading == Reading::Ended && !self.decoder.is_paused() => Poll::Ready(Ok(())),
             Until::AllIsWritten if is_done && is_flushed => {
                 Pin::new(&mut self.stream).poll_shutdown(context).map(|_| Ok(()))
             }
@@ -262,18 +262,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         loop {
             let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
             match self.server.hub.disconnect(self.server.clock.now(), self.id, end) {
-                Departure::Unfinished => {
+                DisconnectProgress::Unfinished => {
                     // The rest may need the place.
                     self.writer.leave();
                     self.turn.spend_long(price::BUDGET);
                     poll_fn(|context| self.turn.poll_long(context)).await;
                 }
                 // Submissions that came before the end of the input are answered.
-                Departure::AwaitsAnswers => {
+                DisconnectProgress::AwaitsAnswers => {
                     self.turn.leave();
                     result = poll_fn(|context| self.poll_answers(context)).await;
                 }
-                Departure::Done => {
+                DisconnectProgress::Done => {
                     self.turn.leave();
                     return result;
                 }
@@ -308,7 +308,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// Whether writing waits until the rest of the input is processed: one write is cheaper than several.
     fn writes_later(&self) -> bool {
         self.turn.has_place()
-            && self.input.is_held()
+            && self.decoder.is_paused()
             && self.has_room()
             && self.writer.is_empty()
             && self.outbox.queued() < ANSWERS_A_WRITE
@@ -350,7 +350,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             let has_answers = self.leave_turn();
             return Ok(self.poll_store(context).is_ready() && self.go_on(context) || has_answers);
         }
-        if self.reading == Reading::Ended && !self.input.is_held() {
+        if self.reading == Reading::Ended && !self.decoder.is_paused() {
             return Ok(self.leave_turn());
         }
         self.poll_requests(context)
@@ -367,7 +367,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     /// Handles input while no long answer is in progress.
     fn poll_requests(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
-        let is_long = self.reads_much || self.input.is_held();
+        let is_long = self.reads_much || self.decoder.is_paused();
         self.budget = if !is_long {
             self.turn.leave();
             turn::SHORT
@@ -377,9 +377,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             return Ok(false);
         };
         let budget = self.budget;
-        if self.input.is_held() {
-            let result = self.with_input(|input, sink| input.resume(sink));
-            self.holder.set_held(self.input.memory());
+        if self.decoder.is_paused() {
+            let result = self.with_decoder(|decoder, sink| decoder.resume(sink));
+            self.holder.set_held(self.decoder.memory());
             self.end_if_broken(result);
         } else if self.poll_room(context).is_pending() {
             self.turn.leave();
@@ -395,7 +395,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         let spent = budget - self.budget;
         if !is_long {
             self.turn.spend_short(spent);
-            if !self.reads_much || self.input.is_held() {
+            if !self.reads_much || self.decoder.is_paused() {
                 return Ok(true);
             }
             // If no other connection has more work, all of the input is answered with one write. Otherwise
@@ -425,7 +425,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     /// Waits for room to read into.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while !self.input.make_room() {
+        while !self.decoder.make_room() {
             self.server.pressure.want_room();
             let timer = self.room_timer.get_or_insert_with(|| Box::pin(sleep(ROOM_INTERVAL)));
             ready!(timer.as_mut().poll(context));
@@ -439,20 +439,20 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         self.worked_at = None;
         // A short turn only finds out whether there is more.
         let most = if self.turn.has_place() { usize::MAX } else { SHORT_READ };
-        let size = if self.input.large_buffer().is_some() {
+        let size = if self.decoder.large_buffer().is_some() {
             ready!(self.poll_read_large(context, most))?
         } else {
             ready!(self.poll_read_small(context, most))?
         };
         self.reads_much = size >= SHORT_READ;
-        if self.input.large_buffer().is_some() {
+        if self.decoder.large_buffer().is_some() {
             acknowledge_at_once(self.stream.as_fd());
         }
         if size == 0 {
             self.reading = Reading::Ended;
             return Poll::Ready(Ok(()));
         }
-        self.holder.set_held(self.input.memory());
+        self.holder.set_held(self.decoder.memory());
         // Usually the input held a request, for which the clock was read already.
         let now = self.worked_at.unwrap_or_else(|| self.server.clock.now());
         self.gauges.heard_ms.set(now.unix_us / 1000);
@@ -465,20 +465,20 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             let mut buffer = ReadBuf::new(&mut buffer[..most.min(READ_BUFFER)]);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
             let bytes = buffer.filled();
-            let result = self.with_input(|input, sink| input.consume(bytes, sink));
+            let result = self.with_decoder(|decoder, sink| decoder.consume(bytes, sink));
             self.end_if_broken(result);
             Poll::Ready(Ok(bytes.len()))
         })
     }
 
     fn poll_read_large(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
-        let Some((body, missing)) = self.input.large_buffer() else {
+        let Some((body, missing)) = self.decoder.large_buffer() else {
             return Poll::Ready(Ok(0));
         };
         let size = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut body.limit(missing.min(most))))?;
         let kib = u32::try_from(size / 1024).unwrap_or(u32::MAX);
         self.budget = self.budget.saturating_sub(kib.saturating_mul(price::KIB));
-        self.with_input(|input, sink| input.large_buffer_filled(sink));
+        self.with_decoder(|decoder, sink| decoder.large_buffer_filled(sink));
         self.holder.received(size);
         Poll::Ready(Ok(size))
     }
@@ -514,9 +514,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         true
     }
 
-    fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
-        let Self { server, outbox, input, long_answer, has_text, id, limits, gauges, greeting, budget, .. } = self;
-        let mut requests = Requests {
+    fn with_decoder<R>(&mut self, act: impl FnOnce(&mut RequestDecoder, &mut Dispatcher<'_>) -> R) -> R {
+        let Self { server, outbox, decoder, long_answer, has_text, id, limits, gauges, greeting, budget, .. } = self;
+        let mut dispatcher = Dispatcher {
             server,
             outbox,
             long_answer,
@@ -526,16 +526,16 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             limits,
             greeting,
             budget,
-            is_foreign: false,
+            speaks_other_protocol: false,
             awaits_jobs: false,
             worked_at: None,
         };
-        let result = act(input, &mut requests);
-        self.worked_at = requests.worked_at;
-        self.awaits_jobs = requests.awaits_jobs;
-        if requests.is_foreign {
+        let result = act(decoder, &mut dispatcher);
+        self.worked_at = dispatcher.worked_at;
+        self.awaits_jobs = dispatcher.awaits_jobs;
+        if dispatcher.speaks_other_protocol {
             // The bytes behind the line are not Gearman.
-            self.input = Input::new(self.limits.frames, Arc::clone(self.server.pressure.account()));
+            self.decoder = RequestDecoder::new(self.limits.frames, Arc::clone(self.server.pressure.account()));
             self.reading = Reading::Ended;
         }
         result

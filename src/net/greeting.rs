@@ -18,12 +18,12 @@ pub(super) struct Greeting {
 
 /// The protocol that a peer speaks instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Foreign {
+pub(super) enum OtherProtocol {
     Http,
     /// Bytes that no text command has, such as a TLS greeting.
     Binary,
     /// Lines, none of which is a command.
-    OtherText,
+    Text,
 }
 
 impl Greeting {
@@ -34,9 +34,9 @@ impl Greeting {
 
     /// Notes a line of text, which is a command or not. Returns what the peer speaks if this line ends the
     /// connection.
-    pub(super) fn line(&mut self, line: &[u8], is_command: bool) -> Option<Foreign> {
+    pub(super) fn line(&mut self, line: &[u8], is_command: bool) -> Option<OtherProtocol> {
         if text::is_http(line) {
-            return Some(Foreign::Http);
+            return Some(OtherProtocol::Http);
         }
         if self.is_known {
             return None;
@@ -47,10 +47,10 @@ impl Greeting {
         }
         // A tab may be part of a name whose command was left out by mistake.
         if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
-            return Some(Foreign::Binary);
+            return Some(OtherProtocol::Binary);
         }
         self.unknown += 1;
-        (self.unknown == MOST_UNKNOWN).then_some(Foreign::OtherText)
+        (self.unknown == MOST_UNKNOWN).then_some(OtherProtocol::Text)
     }
 }
 
@@ -66,22 +66,22 @@ mod tests {
         for line in [&b"x"[..], b"x", b"x", b"x", b"\x16\x03\x01"] {
             assert_eq!(greeting.line(line, false), None);
         }
-        assert_eq!(greeting.line(b"GET / HTTP/1.1", false), Some(Foreign::Http));
+        assert_eq!(greeting.line(b"GET / HTTP/1.1", false), Some(OtherProtocol::Http));
         let mut greeting = Greeting::default();
         greeting.packet();
         assert_eq!(greeting.line(b"\x16\x03\x01", false), None);
     }
 
     #[test]
-    fn a_first_line_with_control_bytes_and_three_unknown_commands_are_foreign() {
+    fn a_first_line_with_control_bytes_and_three_unknown_commands_are_another_protocol() {
         for line in [&b"\x16\x03\x01\x02"[..], b"x\0status", b"\x1b[A", b"\x7f"] {
-            assert_eq!(Greeting::default().line(line, false), Some(Foreign::Binary), "{}", line.escape_ascii());
+            assert_eq!(Greeting::default().line(line, false), Some(OtherProtocol::Binary), "{}", line.escape_ascii());
         }
         // Like gearmand, a command ends at a NUL.
         assert_eq!(Greeting::default().line(b"status\0x", true), None);
         let mut greeting = Greeting::default();
         assert_eq!(greeting.line("größe\tx".as_bytes(), false), None);
         assert_eq!(greeting.line(b"", false), None);
-        assert_eq!(greeting.line(b"EHLO x", false), Some(Foreign::OtherText));
+        assert_eq!(greeting.line(b"EHLO x", false), Some(OtherProtocol::Text));
     }
 }

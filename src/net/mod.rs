@@ -2,13 +2,13 @@
 
 pub mod clock;
 pub mod connection;
+pub mod decoder;
+mod dispatcher;
 mod greeting;
-pub mod input;
 pub mod listener;
 pub mod listings;
 mod long_answer;
 pub mod pressure;
-mod requests;
 pub mod runtime;
 pub mod timer;
 pub mod turn;

@@ -190,7 +190,7 @@ pub struct WorkCounters {
 pub struct AbilityGauges {
     /// The function.
     pub function: FunctionName,
-    withheld: Gauge,
+    mode: Gauge,
     /// Its key in the order of the connection's functions.
     place: Gauge,
     /// The number of its jobs that the connection holds, including those from before it was registered again.
@@ -204,32 +204,32 @@ pub struct AbilityGauges {
 impl AbilityGauges {
     /// The numbers of a function that the connection has just registered.
     pub fn new(function: FunctionName) -> Self {
-        let (withheld, place, running, counters, run) = Default::default();
-        Self { function, withheld, place, running, counters, run }
+        let (mode, place, running, counters, run) = Default::default();
+        Self { function, mode, place, running, counters, run }
     }
 
-    /// Publishes whether the operator's rules withhold the function's jobs from the connection.
-    pub fn set_withheld(&self, withheld: Option<Withholding>) {
-        self.withheld.set(match withheld {
+    /// Publishes the mode of the connection for this function; `None` if no rule applies.
+    pub fn set_mode(&self, mode: Option<WorkerMode>) {
+        self.mode.set(match mode {
             None => 0,
-            Some(Withholding::Disabled) => 1,
-            Some(Withholding::Draining) => 2,
+            Some(WorkerMode::Disabled) => 1,
+            Some(WorkerMode::Draining) => 2,
         });
     }
 
-    /// Whether the operator's rules withhold the function's jobs from the connection.
-    pub fn withheld(&self) -> Option<Withholding> {
-        match self.withheld.get() {
+    /// The mode of the connection for this function, by the operator's rules; `None` if no rule applies.
+    pub fn mode(&self) -> Option<WorkerMode> {
+        match self.mode.get() {
             0 => None,
-            1 => Some(Withholding::Disabled),
-            _ => Some(Withholding::Draining),
+            1 => Some(WorkerMode::Disabled),
+            _ => Some(WorkerMode::Draining),
         }
     }
 }
 
-/// How jobs are withheld from a worker.
+/// How a worker is restricted by the operator's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Withholding {
+pub enum WorkerMode {
     /// The worker gets no jobs until it is enabled.
     Disabled,
     /// The same, for a worker that is to finish its jobs and disconnect.

@@ -16,14 +16,14 @@ fn decisions_outlive_a_server_that_is_killed() {
     let waits = submit(&mut client, packet::SUBMIT_JOB_BG, "f", "", "");
     let orders = ["a", "b"].map(|unique| submit(&mut client, packet::SUBMIT_JOB_BG, "order", unique, ""));
     submit(&mut client, packet::SUBMIT_JOB_BG, "reverse", "", "withheld");
-    let withholdings = operator.table("show rules");
+    let rules = operator.table("show rules");
     // What is acknowledged after them is kept after them.
     server.kill();
     server.restart();
 
     let mut operator = Operator::new(&server);
     assert_eq!(operator.function("f")["paused"], "1");
-    assert_eq!(operator.table("show rules"), withholdings);
+    assert_eq!(operator.table("show rules"), rules);
     assert!(operator.table("show functions").iter().all(|row| row["name"] != "g"), "nothing is left of it");
     let said = "restored settings: 1 paused functions, 2 functions with limits, 2 worker rules";
     wait_for(said, || server.log().contains(said).then_some(()));

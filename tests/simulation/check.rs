@@ -7,7 +7,7 @@ use gearmand::job_server::{JobServer, Now, Stage};
 use gearmand::protocol::FunctionName;
 use gearmand::stats::{Abilities, Gauge, JobCounters, Stats};
 
-use super::model::{Job, Kept, Model, Sleep, State};
+use super::model::{Job, Model, Residency, Sleep, State};
 use super::store::{Known, Store};
 use super::wire::{self, FUNCTIONS};
 
@@ -19,7 +19,7 @@ impl Model {
     pub(crate) fn check(&mut self, now: Now, server: &JobServer, stats: &Stats) {
         self.check_functions(stats);
         assert_eq!(server.job_count(), self.jobs.len(), "jobs were lost, or live on after their end");
-        assert_eq!(server.jobs_at_stake(), self.jobs_at_stake(), "jobs that a stop would lose");
+        assert_eq!(server.jobs_to_drain(), self.jobs_to_drain(), "jobs that a stop would lose");
         assert_eq!(server.last_number(), self.last_number, "the highest number of a job");
         self.check_gauges(stats);
         self.check_loads();
@@ -50,7 +50,7 @@ impl Model {
         let mut counted = [[0_u64; 6]; wire::FUNCTIONS.len()];
         for job in self.jobs.values() {
             counted[job.function][match job.state {
-                State::Ready(_) | State::Parked(_) | State::Loading(_) => job.priority,
+                State::Ready(_) | State::PagedOut(_) | State::Loading(_) => job.priority,
                 State::Scheduled => 3,
                 State::Running { .. } => 4,
                 State::Storing => continue,
@@ -88,7 +88,7 @@ impl Model {
             let since_s = job.submitted_s.max(job.due_s);
             let (list, turn) = match job.state {
                 State::Ready(turn) => (0, turn),
-                State::Parked(turn) => (1, turn),
+                State::PagedOut(turn) => (1, turn),
                 State::Loading(_) => {
                     (earliest_s, is_loading) = (earliest_s.min(known(since_s)), true);
                     continue;
@@ -139,7 +139,7 @@ impl Model {
         }
         for (number, job) in &self.jobs {
             let latest_us = match job.state {
-                State::Ready(_) | State::Parked(_) | State::Loading(_) | State::Storing => continue,
+                State::Ready(_) | State::PagedOut(_) | State::Loading(_) | State::Storing => continue,
                 State::Running { deadline_us, .. } => deadline_us.unwrap_or(u64::MAX),
                 State::Scheduled => {
                     let wait_us = (job.due_s * 1_000_000).saturating_sub(now.unix_us);
@@ -183,7 +183,7 @@ impl Model {
                 );
                 let stage = match job.stage {
                     Stage::Scheduled => known.state == State::Scheduled,
-                    Stage::Queued => matches!(known.state, State::Ready(_) | State::Parked(_) | State::Loading(_)),
+                    Stage::Queued => matches!(known.state, State::Ready(_) | State::PagedOut(_) | State::Loading(_)),
                     Stage::Running(_) => matches!(known.state, State::Running { .. }),
                 };
                 assert!(stage, "job {name} is {:?}, and listed as {:?}", known.state, job.stage);
@@ -228,35 +228,38 @@ impl Model {
             });
         }
         assert!(listed.is_sorted_by_key(|(priority, _)| *priority), "a queue is listed in no order");
-        let waits = |job: &Job| matches!(job.state, State::Ready(_) | State::Parked(_) | State::Loading(_));
+        let waits = |job: &Job| matches!(job.state, State::Ready(_) | State::PagedOut(_) | State::Loading(_));
         let waiting = self.jobs.iter().filter(|(_, job)| FUNCTIONS[job.function] == function && waits(job));
         let waiting: BTreeSet<_> = waiting.map(|(name, job)| (job.priority, *name)).collect();
         assert_eq!((listed.len(), listed.into_iter().collect()), (waiting.len(), waiting), "a queue as it is listed");
     }
 
-    /// How many jobs a stop would lose, or let run twice.
-    pub(crate) fn jobs_at_stake(&self) -> usize {
-        let is_safe = |kept, state| kept == Kept::Stored && !matches!(state, State::Running { .. });
-        self.jobs.values().filter(|job| !is_safe(job.kept, job.state)).count()
+    /// How many jobs a drain waits for: a stop would lose them, or let them run twice.
+    pub(crate) fn jobs_to_drain(&self) -> usize {
+        let is_safe = |residency, state| residency == Residency::Stored && !matches!(state, State::Running { .. });
+        self.jobs.values().filter(|job| !is_safe(job.residency, job.state)).count()
     }
 
     /// What the server takes for stored is stored; and when everything that it asked for is done, the store has its kept
     /// jobs, with their attempts, and no others.
     pub(crate) fn check_store(&self, store: &Store) {
         let mut expected = 0;
-        let additions = self.additions.iter().filter(|(_, addition)| !addition.has_ended);
-        let tickets: BTreeMap<u64, u32> = additions.map(|(ticket, addition)| (addition.job, *ticket)).collect();
-        for (name, job) in self.jobs.iter().filter(|(_, job)| job.kept != Kept::Memory) {
+        let pending_adds = self.pending_adds.iter().filter(|(_, pending)| !pending.has_ended);
+        let tickets: BTreeMap<u64, u32> = pending_adds.map(|(ticket, pending)| (pending.job, *ticket)).collect();
+        for (name, job) in self.jobs.iter().filter(|(_, job)| job.residency != Residency::Memory) {
             let number = wire::number(*name);
             if store.deleted.contains(&number) {
                 continue;
             }
             let ticket = tickets.get(name).copied();
-            assert_eq!(ticket.is_some(), job.kept == Kept::Storing);
+            assert_eq!(ticket.is_some(), job.residency == Residency::Storing);
             if ticket.is_some_and(|ticket| store.has_failed(ticket)) {
                 continue;
             }
-            assert!(job.kept != Kept::Stored || store.rows.contains_key(&number), "job {name} is not in the store");
+            assert!(
+                job.residency != Residency::Stored || store.rows.contains_key(&number),
+                "job {name} is not in the store"
+            );
             let known = Known {
                 attempts: u16::try_from(job.attempts).unwrap(),
                 function: FunctionName::new(wire::FUNCTIONS[job.function]),
@@ -266,7 +269,7 @@ impl Model {
             assert_eq!(store.projected.get(&number), Some(&known), "job {name}, as it will be in the store");
             expected += 1;
         }
-        expected += store.twins.iter().filter(|number| store.projected.contains_key(number)).count();
+        expected += store.duplicates.iter().filter(|number| store.projected.contains_key(number)).count();
         assert_eq!(
             store.projected.len(),
             expected,

@@ -56,7 +56,7 @@ impl Model {
             let stage = match job.state {
                 State::Storing => return false,
                 State::Scheduled => StageKind::Scheduled,
-                State::Ready(_) | State::Parked(_) | State::Loading(_) => StageKind::Queued,
+                State::Ready(_) | State::PagedOut(_) | State::Loading(_) => StageKind::Queued,
                 State::Running { .. } => StageKind::Running,
             };
             let is_held = |client: &[u8]| match &job.state {

@@ -101,8 +101,8 @@ impl Effects for Recorder<'_> {
             Event::Accepted { .. } => {}
             Event::JobDropped { handle, .. } => self.outcome.dropped.push(job(handle)),
             Event::JobTimedOut { handle, .. } => self.outcome.timed_out.push(job(handle)),
-            Event::JobVanished { handle, .. } => self.outcome.vanished.push(job(handle)),
-            Event::JobIsTwin { handle, .. } => self.outcome.twins.push(job(handle)),
+            Event::JobMissing { handle, .. } => self.outcome.missing.push(job(handle)),
+            Event::DuplicateUnique { handle, .. } => self.outcome.duplicates.push(job(handle)),
             Event::FunctionsRefused { refused, .. } => assert!(refused > 0, "nothing was refused"),
             Event::DueFarAhead { due_s, .. } => panic!("{due_s} is not far ahead"),
         }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gearmand::job_server::{ConnectionEnd, ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp};
+use gearmand::job_server::{
+    ConnectionEnd, ConnectionId, DisconnectProgress, Effects, Event, JobServer, Now, Policy, StoreOp,
+};
 use gearmand::protocol::{GrabKind, JobHandle, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
@@ -182,7 +184,7 @@ impl World {
         let end = ConnectionEnd { wants_answers: self.random.chance(50), missed_last: false };
         loop {
             self.server.start_turn();
-            if self.server.disconnect(NOW, who, end, &mut self.ears) == Departure::Done {
+            if self.server.disconnect(NOW, who, end, &mut self.ears) == DisconnectProgress::Done {
                 break;
             }
             self.server.check_invariants();

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, Now, Policy, StoreOp, Withholding};
+use gearmand::job_server::{ConnectionEnd, DisconnectProgress, DropFunction, Now, Policy, StoreOp, WorkerMode};
 
 use super::model_control::{Controls, EditSeen, Whom};
-use super::model_store::{Addition, Load};
+use super::model_store::{Load, PendingAdd};
 use super::wire::{self, Ask, Reply};
 
 /// A job that was handed out longer ago has reached its worker, in microseconds.
@@ -28,8 +28,8 @@ pub(crate) struct Outcome {
     pub(crate) operations: Vec<StoreOp>,
     pub(crate) dropped: Vec<u64>,
     pub(crate) timed_out: Vec<u64>,
-    pub(crate) vanished: Vec<u64>,
-    pub(crate) twins: Vec<u64>,
+    pub(crate) missing: Vec<u64>,
+    pub(crate) duplicates: Vec<u64>,
     /// How many functions were offered and not registered.
     pub(crate) refused_functions: u64,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Job {
     /// How often it was handed to one that was gone already, or came back as not begun.
     pub(crate) misses: u32,
     pub(crate) state: State,
-    pub(crate) kept: Kept,
+    pub(crate) residency: Residency,
     /// Whether its workload is.
     pub(crate) in_memory: bool,
     /// Whether it was in the background from the beginning, due at once, and never given back.
@@ -60,7 +60,7 @@ pub(crate) struct Job {
 
 /// Whether a job outlives a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
+pub(crate) enum Residency {
     Memory,
     /// The store is asked to keep it.
     Storing,
@@ -81,7 +81,7 @@ pub(crate) enum State {
     Scheduled,
     Ready(u64),
     /// Its workload is in the store alone.
-    Parked(u64),
+    PagedOut(u64),
     /// Its workload is being read.
     Loading(u64),
     Running {
@@ -124,7 +124,7 @@ pub(crate) struct Connection {
     pub(crate) holds_unbegun: bool,
     /// In the order in which they are looked through for a job.
     pub(crate) abilities: Vec<Ability>,
-    pub(crate) forfeited: Vec<u64>,
+    pub(crate) revoked: Vec<u64>,
     /// The job that it was handed last, if it has asked for nothing since.
     pub(crate) last_assigned: Option<u64>,
     /// Whether it slept and held as many jobs as it may, after the last transition.
@@ -157,7 +157,7 @@ pub(crate) struct Model {
     /// What else the operator decided of them.
     pub(crate) controls: BTreeMap<usize, Controls>,
     /// Which workers get no jobs, of one function or of any.
-    pub(crate) rules: BTreeMap<(Whom, Option<usize>), Withholding>,
+    pub(crate) rules: BTreeMap<(Whom, Option<usize>), WorkerMode>,
     /// Unused functions may have been forgotten to make room for new ones.
     pub(crate) may_have_forgotten: bool,
     pub(crate) draining: bool,
@@ -167,7 +167,7 @@ pub(crate) struct Model {
     /// The index of the prefix of new handles.
     pub(crate) prefix: usize,
     /// What the store is asked, by ticket.
-    pub(crate) additions: BTreeMap<u32, Addition>,
+    pub(crate) pending_adds: BTreeMap<u32, PendingAdd>,
     pub(crate) loads: BTreeMap<u32, Load>,
     pub(crate) load_again_us: Option<u64>,
     /// What the server held before the request, in bytes. It equals a recount after each.
@@ -212,7 +212,7 @@ impl Model {
             happened: BTreeMap::new(),
             last_number: 0,
             prefix,
-            additions: BTreeMap::new(),
+            pending_adds: BTreeMap::new(),
             loads: BTreeMap::new(),
             load_again_us: None,
             memory_used: 0,
@@ -244,7 +244,7 @@ impl Model {
             exceptions: false,
             holds_unbegun: false,
             abilities: Vec::new(),
-            forfeited: Vec::new(),
+            revoked: Vec::new(),
             last_assigned: None,
             was_full: false,
             host,
@@ -326,7 +326,7 @@ impl Model {
         now: Now,
         who: u32,
         end: ConnectionEnd,
-        departure: Departure,
+        progress: DisconnectProgress,
         outcome: &Outcome,
     ) {
         self.begin();
@@ -343,7 +343,11 @@ impl Model {
         if since_us.is_some() && !is_recent {
             self.note("lost a worker that had held it for long");
         }
-        assert_eq!(departure, if is_kept { Departure::AwaitsAnswers } else { Departure::Done }, "{gaps} gaps are open");
+        assert_eq!(
+            progress,
+            if is_kept { DisconnectProgress::AwaitsAnswers } else { DisconnectProgress::Done },
+            "{gaps} gaps are open"
+        );
         if gaps > 0 {
             self.note(if is_kept {
                 "had a client that closed its side"
@@ -361,7 +365,7 @@ impl Model {
         if !was_leaving {
             self.abandon_all(who, missed);
         }
-        if departure == Departure::Done {
+        if progress == DisconnectProgress::Done {
             self.connections.remove(&who);
             self.rules.retain(|(whom, _), _| *whom != Whom::Connection(who));
         }
@@ -441,7 +445,7 @@ impl Model {
         assert_eq!(reported, late_jobs, "jobs that were reported as timed out, and those that should be");
         for name in &outcome.timed_out {
             if let State::Running { holder, .. } = self.jobs[name].state {
-                self.forfeit(holder, *name);
+                self.record_revoked(holder, *name);
             }
             self.lose_worker(*name);
             self.note("timed out");
@@ -469,7 +473,7 @@ impl Model {
         if let Some(name) = name {
             let job = self.end(name);
             if let State::Running { holder, .. } = job.state {
-                self.forfeit(holder, name);
+                self.record_revoked(holder, name);
             }
             for client in job.waits {
                 self.expect(client, Reply::WorkFail { job: name });
@@ -638,7 +642,7 @@ impl Model {
 pub(crate) fn status(job: &Job) -> [u64; 4] {
     match job.state {
         State::Running { numerator, denominator, .. } => [1, 1, numerator, denominator],
-        State::Scheduled | State::Ready(_) | State::Parked(_) | State::Loading(_) => [1, 0, 0, 0],
+        State::Scheduled | State::Ready(_) | State::PagedOut(_) | State::Loading(_) => [1, 0, 0, 0],
         State::Storing => [0; 4],
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use gearmand::job_server::{ControlError, Now, StoreOp, Withholding};
+use gearmand::job_server::{ControlError, Now, StoreOp, WorkerMode};
 
-use super::model::{Job, Kept, Model, Outcome, Sleep, State};
+use super::model::{Job, Model, Outcome, Residency, Sleep, State};
 use super::model_submit::coalesce;
 use super::wire::{self, FUNCTIONS, Reply};
 
@@ -157,24 +157,24 @@ impl Model {
         }
     }
 
-    pub(crate) fn withheld(
+    pub(crate) fn worker_mode_set(
         &mut self,
         now: Now,
         whom: Whom,
         function: Option<usize>,
-        how: Withholding,
+        mode: WorkerMode,
         result: Result<usize, ControlError>,
         outcome: &Outcome,
     ) {
         self.begin();
         self.change_rules(|model| {
-            model.rules.insert((whom, function), how);
+            model.rules.insert((whom, function), mode);
         });
         assert_eq!(result, Ok(self.count_concerned(whom, &[function])), "whom a rule concerns");
         self.finish(now, None, outcome);
     }
 
-    pub(crate) fn released(
+    pub(crate) fn workers_enabled(
         &mut self,
         now: Now,
         whom: Whom,
@@ -307,7 +307,7 @@ impl Model {
         match job.state {
             State::Running { .. } => Err(ControlError::JobIsRunning),
             State::Loading(_) => Err(ControlError::JobIsBusy),
-            _ if job.kept == Kept::Storing => Err(ControlError::JobIsBusy),
+            _ if job.residency == Residency::Storing => Err(ControlError::JobIsBusy),
             _ => Ok(name),
         }
     }
@@ -355,11 +355,11 @@ impl Model {
     fn transfer(&mut self, name: u64, to: usize) {
         let job = self.jobs.get_mut(&name).unwrap();
         let before = std::mem::replace(&mut job.function, to);
-        if matches!(job.state, State::Parked(_)) {
+        if matches!(job.state, State::PagedOut(_)) {
             let what = if job.unique == b"-" {
                 "was moved, and found by its workload, while that was not in memory"
             } else {
-                "was moved while it was parked"
+                "was moved while it was paged out"
             };
             self.note(what);
         }
@@ -370,11 +370,11 @@ impl Model {
     fn changed(&mut self, name: u64, function_before: usize) {
         let job = self.jobs.get_mut(&name).unwrap();
         job.is_plain = false;
-        if job.kept == Kept::Stored {
+        if job.residency == Residency::Stored {
             let edit = (wire::number(name), function_before, job.function, job.priority, job.due_s);
             self.expected_edits.push(edit);
         }
-        if matches!(job.state, State::Ready(_) | State::Parked(_)) {
+        if matches!(job.state, State::Ready(_) | State::PagedOut(_)) {
             // In no line, until it has its place in the new one.
             job.state = State::Scheduled;
             self.enqueue(name);
@@ -418,7 +418,7 @@ impl Model {
         let mut line: Vec<(usize, usize, u64, u64)> = of_function
             .filter_map(|(name, job)| match job.state {
                 State::Ready(turn) => Some((job.priority, 0, turn, *name)),
-                State::Parked(turn) => Some((job.priority, 1, turn, *name)),
+                State::PagedOut(turn) => Some((job.priority, 1, turn, *name)),
                 State::Scheduled => Some((usize::MAX, 0, 0, *name)),
                 _ => None,
             })
@@ -428,12 +428,12 @@ impl Model {
         for (.., name) in line {
             let has_equal = self.has_equal(name, to);
             let number = wire::number(name);
-            let is_moved = match self.jobs[&name].kept {
-                Kept::Memory => !has_equal,
-                Kept::Storing => false,
-                Kept::Stored => edited.contains(&number),
+            let is_moved = match self.jobs[&name].residency {
+                Residency::Memory => !has_equal,
+                Residency::Storing => false,
+                Residency::Stored => edited.contains(&number),
             };
-            if self.jobs[&name].kept == Kept::Stored && !is_moved {
+            if self.jobs[&name].residency == Residency::Stored && !is_moved {
                 assert!(has_equal || read.contains(&number), "job {name} was not moved");
             }
             if is_moved {
@@ -469,7 +469,7 @@ impl Model {
             for name in names {
                 let job = self.end(name);
                 if let State::Running { holder, .. } = job.state {
-                    self.forfeit(holder, name);
+                    self.record_revoked(holder, name);
                 }
                 for client in job.waits {
                     self.expect(client, Reply::WorkFail { job: name });
@@ -512,7 +512,9 @@ impl Model {
             Some(name) if self.jobs[&name].state != State::Scheduled => {
                 assert_eq!(result, Err(ControlError::JobIsNotScheduled));
             }
-            Some(name) if self.jobs[&name].kept == Kept::Storing => assert_eq!(result, Err(ControlError::JobIsBusy)),
+            Some(name) if self.jobs[&name].residency == Residency::Storing => {
+                assert_eq!(result, Err(ControlError::JobIsBusy));
+            }
             Some(name) => {
                 assert_eq!(result, Ok(()));
                 let job = self.jobs.get_mut(&name).unwrap();

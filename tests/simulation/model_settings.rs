@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use gearmand::job_server::{RestoredSettings, Withholding};
+use gearmand::job_server::{RestoredSettings, WorkerMode};
 
 use super::model::Model;
 use super::model_control::{Controls, Whom};
@@ -106,15 +106,15 @@ fn rule(wanted: &str) -> (Whom, Option<usize>) {
     all.find(|(whom, function)| name(*whom, *function).as_deref() == Some(wanted)).expect("a rule that was made")
 }
 
-fn value(how: Withholding) -> &'static str {
+fn value(how: WorkerMode) -> &'static str {
     match how {
-        Withholding::Disabled => "disabled",
-        Withholding::Draining => "draining",
+        WorkerMode::Disabled => "disabled",
+        WorkerMode::Draining => "draining",
     }
 }
 
-fn how(text: &str) -> Withholding {
-    [Withholding::Disabled, Withholding::Draining].into_iter().find(|how| value(*how) == text).unwrap()
+fn how(text: &str) -> WorkerMode {
+    [WorkerMode::Disabled, WorkerMode::Draining].into_iter().find(|how| value(*how) == text).unwrap()
 }
 
 fn parse(value: &str) -> (Controls, [u32; 3]) {

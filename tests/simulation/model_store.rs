@@ -4,7 +4,7 @@ use gearmand::job_server::{Durability, JobKey, MemoryUse, Now, StoreFailure, Sto
 use gearmand::protocol::FunctionName;
 use gearmand::stats::account::CONNECTION;
 
-use super::model::{Job, Kept, Model, Outcome, State};
+use super::model::{Job, Model, Outcome, Residency, State};
 use super::model_submit::coalesce;
 use super::wire::{self, FUNCTIONS, Reply, UNIQUES};
 
@@ -16,7 +16,7 @@ const LOAD_AGAIN_US: u64 = 1_000_000;
 
 /// A job that the store is asked to keep.
 #[derive(Debug)]
-pub(crate) struct Addition {
+pub(crate) struct PendingAdd {
     pub(crate) job: u64,
     pub(crate) has_ended: bool,
     /// Bytes of its workload.
@@ -35,9 +35,9 @@ pub(crate) struct Load {
 
 impl Model {
     /// The ticket of the operation that is to keep a job.
-    pub(crate) fn addition_of(&self, job: u64) -> Option<u32> {
-        let addition = self.additions.iter().find(|(_, addition)| addition.job == job && !addition.has_ended);
-        addition.map(|(ticket, _)| *ticket)
+    pub(crate) fn pending_add_of(&self, job: u64) -> Option<u32> {
+        let pending = self.pending_adds.iter().find(|(_, pending)| pending.job == job && !pending.has_ended);
+        pending.map(|(ticket, _)| *ticket)
     }
 
     /// The answer to a submission of `from` waits for the store.
@@ -45,7 +45,7 @@ impl Model {
         let connection = self.connections.get_mut(&from).unwrap();
         let gap = connection.gaps;
         connection.gaps += 1;
-        self.additions.get_mut(&ticket).unwrap().gaps.push((from, gap));
+        self.pending_adds.get_mut(&ticket).unwrap().gaps.push((from, gap));
         self.expected_holds.push(from);
     }
 
@@ -58,7 +58,7 @@ impl Model {
         let (ticket, durability, stored) = adds.next().expect("the store was not asked to keep a job");
         assert!(adds.next().is_none(), "the store was asked twice to keep a job");
         let known = self.jobs.get_mut(&job).unwrap();
-        known.kept = Kept::Storing;
+        known.residency = Residency::Storing;
         check_stored(stored, job, known);
         assert_eq!(stored.submitted_s, known.submitted_s, "the time at which job {job} was submitted");
         let name = FunctionName::new(FUNCTIONS[known.function]);
@@ -68,8 +68,8 @@ impl Model {
             self.note("need not be on the disk");
         }
         let workload = self.jobs[&job].workload.len();
-        let addition = Addition { job, has_ended: false, workload, gaps: Vec::new() };
-        assert!(self.additions.insert(ticket, addition).is_none(), "two operations have one ticket");
+        let pending = PendingAdd { job, has_ended: false, workload, gaps: Vec::new() };
+        assert!(self.pending_adds.insert(ticket, pending).is_none(), "two operations have one ticket");
         self.expected_adds += 1;
         self.wait_for_store(from, ticket);
     }
@@ -78,14 +78,14 @@ impl Model {
     pub(crate) fn end(&mut self, job: u64) -> Job {
         let ended = self.jobs.remove(&job).unwrap();
         self.just_ended.insert(wire::number(job), (job, ended.function, ended.priority));
-        if let Some(ticket) = self.addition_of(job) {
-            self.additions.get_mut(&ticket).unwrap().has_ended = true;
+        if let Some(ticket) = self.pending_add_of(job) {
+            self.pending_adds.get_mut(&ticket).unwrap().has_ended = true;
             if ended.state != State::Storing {
                 self.note("ended while it was being stored");
             }
         }
         match ended.state {
-            State::Parked(_) => self.note("ended while it was parked"),
+            State::PagedOut(_) => self.note("ended while it was paged out"),
             State::Loading(_) => self.note("ended while it was being read"),
             _ => {}
         }
@@ -94,15 +94,15 @@ impl Model {
 
     /// How many gaps of a connection are open.
     pub(crate) fn open_gaps(&self, connection: u32) -> usize {
-        let gaps = self.additions.values().flat_map(|addition| &addition.gaps);
+        let gaps = self.pending_adds.values().flat_map(|pending| &pending.gaps);
         gaps.filter(|(who, _)| *who == connection).count()
     }
 
     /// The store has answered whether it keeps a job.
     pub(crate) fn added(&mut self, now: Now, ticket: u32, result: Result<(), StoreFailure>, outcome: &Outcome) {
         self.begin();
-        let addition = self.additions.remove(&ticket).expect("the store answers what it was not asked");
-        let Addition { job, has_ended, gaps, .. } = addition;
+        let pending = self.pending_adds.remove(&ticket).expect("the store answers what it was not asked");
+        let PendingAdd { job, has_ended, gaps, .. } = pending;
         let failure = result.err().filter(|_| !has_ended);
         let answer = failure.map_or(Reply::JobCreated(job), |failure| Reply::Error {
             code: "QUEUE_ERROR".to_owned(),
@@ -131,7 +131,7 @@ impl Model {
     fn settle(&mut self, now: Now, job: u64, is_stored: bool, outcome: &Outcome) {
         let known = self.jobs.get_mut(&job).unwrap();
         let (function, is_new) = (known.function, known.state == State::Storing);
-        known.kept = if is_stored { Kept::Stored } else { Kept::Memory };
+        known.residency = if is_stored { Residency::Stored } else { Residency::Memory };
         match (is_new, is_stored) {
             (true, true) => {
                 self.schedule(now, job);
@@ -167,7 +167,7 @@ impl Model {
             let is_over = self.stored_bytes() > self.policy.stored_workloads_max;
             let scheduled = self.jobs.get_mut(&job).unwrap();
             scheduled.state = State::Scheduled;
-            if is_over && scheduled.kept == Kept::Stored && std::mem::take(&mut scheduled.in_memory) {
+            if is_over && scheduled.residency == Residency::Stored && std::mem::take(&mut scheduled.in_memory) {
                 self.note("was scheduled without its workload");
             }
         }
@@ -176,21 +176,21 @@ impl Model {
     /// A job's time has come: it gets in line, or in the line of those that wait for their workloads.
     pub(crate) fn enqueue(&mut self, job: u64) {
         self.last_turn += 1;
-        if self.must_park(job) {
-            self.park(job);
+        if self.must_page_out(job) {
+            self.page_out(job);
         } else {
             self.jobs.get_mut(&job).unwrap().state = State::Ready(self.last_turn);
         }
     }
 
-    fn must_park(&self, job: u64) -> bool {
+    fn must_page_out(&self, job: u64) -> bool {
         let job = &self.jobs[&job];
-        if job.kept != Kept::Stored || !job.in_memory {
-            return job.kept == Kept::Stored;
+        if job.residency != Residency::Stored || !job.in_memory {
+            return job.residency == Residency::Stored;
         }
         let mut line =
             self.jobs.values().filter(|other| other.function == job.function && other.priority == job.priority);
-        if line.clone().any(|other| matches!(other.state, State::Parked(_) | State::Loading(_))) {
+        if line.clone().any(|other| matches!(other.state, State::PagedOut(_) | State::Loading(_))) {
             return true;
         }
         let limit = self.policy.stored_workloads_max;
@@ -198,16 +198,16 @@ impl Model {
         self.stored_bytes() > if is_first { limit.saturating_add(limit / 4) } else { limit }
     }
 
-    pub(crate) fn park(&mut self, job: u64) {
+    pub(crate) fn page_out(&mut self, job: u64) {
         self.last_turn += 1;
-        let parked = self.jobs.get_mut(&job).unwrap();
-        parked.state = State::Parked(self.last_turn);
-        parked.in_memory = false;
-        self.note("was parked");
+        let paged_out = self.jobs.get_mut(&job).unwrap();
+        paged_out.state = State::PagedOut(self.last_turn);
+        paged_out.in_memory = false;
+        self.note("was paged out");
     }
 
-    fn bytes(&self, kept: Kept) -> u64 {
-        let counted = self.jobs.values().filter(|job| job.kept == kept && job.in_memory);
+    fn bytes(&self, residency: Residency) -> u64 {
+        let counted = self.jobs.values().filter(|job| job.residency == residency && job.in_memory);
         counted.map(|job| job.workload.len() as u64).sum()
     }
 
@@ -215,58 +215,65 @@ impl Model {
     /// many runs and lost jobs are remembered.
     pub(crate) fn check_account(&self, used: MemoryUse) {
         let count = |length: usize| length as u64;
-        let (jobs, additions) = (self.jobs.values(), self.additions.values());
+        let (jobs, pending_adds) = (self.jobs.values(), self.pending_adds.values());
         let heads = jobs.clone().map(|job| {
             let index = if job.unique.is_empty() { 0 } else { weight::INDEX };
             count(job.unique.len() + job.reducer.len()) + index
         });
-        let workloads: u64 = [Kept::Memory, Kept::Storing, Kept::Stored].map(|kept| self.bytes(kept)).iter().sum();
+        let workloads: u64 = [Residency::Memory, Residency::Storing, Residency::Stored]
+            .map(|residency| self.bytes(residency))
+            .iter()
+            .sum();
         let ended: u64 =
-            additions.clone().filter(|addition| addition.has_ended).map(|ended| count(ended.workload)).sum();
+            pending_adds.clone().filter(|pending| pending.has_ended).map(|ended| count(ended.workload)).sum();
         let scheduled = jobs.clone().filter(|job| job.state == State::Scheduled).count();
         let least = heads.sum::<u64>()
             + workloads
             + ended
             + count(scheduled) * weight::TIME
             + count(self.jobs.len()) * weight::JOB;
-        let namesakes = used.jobs.checked_sub(least).expect("jobs weigh less than they should");
-        assert!(namesakes.is_multiple_of(weight::NAMESAKES), "jobs weigh {} and not {least}", used.jobs);
-        assert!(namesakes / weight::NAMESAKES <= count(self.jobs.len()), "jobs weigh {} and not {least}", used.jobs);
+        let siblings = used.jobs.checked_sub(least).expect("jobs weigh less than they should");
+        assert!(siblings.is_multiple_of(weight::UNIQUE_SIBLINGS), "jobs weigh {} and not {least}", used.jobs);
+        assert!(
+            siblings / weight::UNIQUE_SIBLINGS <= count(self.jobs.len()),
+            "jobs weigh {} and not {least}",
+            used.jobs
+        );
         let waits: usize = jobs.clone().map(|job| job.waits.len()).sum();
-        let gaps: usize = additions.map(|addition| addition.gaps.len()).sum();
+        let gaps: usize = pending_adds.map(|pending| pending.gaps.len()).sum();
         let expected = count(waits) * weight::WAIT
-            + count(gaps) * weight::CREATION
-            + count(self.additions.len()) * weight::ADDITION;
+            + count(gaps) * weight::PENDING_REPLY
+            + count(self.pending_adds.len()) * weight::PENDING_ADD;
         assert_eq!(used.waits, expected, "{waits} waits, {gaps} gaps");
         let running = jobs.filter(|job| matches!(job.state, State::Running { .. })).count();
         let over = used.runs.checked_sub(count(running) * weight::RUN).expect("runs weigh less than they should");
-        assert!(weight::EARLIER_RUN.is_multiple_of(weight::FORFEITED));
-        assert!(over.is_multiple_of(weight::FORFEITED), "{running} runs weigh {}", used.runs);
+        assert!(weight::FAILED_ATTEMPT.is_multiple_of(weight::REVOKED));
+        assert!(over.is_multiple_of(weight::REVOKED), "{running} runs weigh {}", used.runs);
         let abilities: usize = self.connections.values().map(|connection| connection.abilities.len()).sum();
         let names: usize = self.functions.keys().map(|function| FUNCTIONS[*function].len()).sum();
         let functions = count(self.functions.len()) * weight::FUNCTION + count(names);
         assert_eq!(used.functions, count(abilities) * weight::ABILITY + functions, "{abilities} abilities");
         assert_eq!(used.connections, count(self.connections.len()) * CONNECTION, "connections");
-        let queued = count(self.additions.len()) * weight::OPERATION + self.bytes(Kept::Storing) + ended;
+        let queued = count(self.pending_adds.len()) * weight::OPERATION + self.bytes(Residency::Storing) + ended;
         assert_eq!(used.store_queue, queued, "what waits for the store");
     }
 
     /// Bytes in memory of workloads that the store has too.
     pub(crate) fn stored_bytes(&self) -> u64 {
-        self.bytes(Kept::Stored)
+        self.bytes(Residency::Stored)
     }
 
     /// Whether there is memory for the workload of a new job; otherwise the text of the refusal.
     pub(crate) fn check_memory(&self, workload: usize, is_durable: bool) -> Result<(), &'static str> {
-        let (kept, most) = if is_durable {
-            (Kept::Storing, self.policy.storing_workloads_max)
+        let (residency, most) = if is_durable {
+            (Residency::Storing, self.policy.storing_workloads_max)
         } else {
-            (Kept::Memory, self.policy.volatile_workloads_max)
+            (Residency::Memory, self.policy.volatile_workloads_max)
         };
         // Jobs that have ended meanwhile are still on their way.
-        let ended = self.additions.values().filter(|addition| is_durable && addition.has_ended);
-        let operations = if is_durable { self.additions.len() as u64 * weight::OPERATION } else { 0 };
-        let taken = self.bytes(kept) + ended.map(|addition| addition.workload as u64).sum::<u64>() + operations;
+        let ended = self.pending_adds.values().filter(|pending| is_durable && pending.has_ended);
+        let operations = if is_durable { self.pending_adds.len() as u64 * weight::OPERATION } else { 0 };
+        let taken = self.bytes(residency) + ended.map(|pending| pending.workload as u64).sum::<u64>() + operations;
         if taken == 0 || taken.saturating_add(workload as u64) <= most {
             return Ok(());
         }
@@ -277,14 +284,14 @@ impl Model {
         })
     }
 
-    /// The parked jobs of a function and priority, in order.
-    fn parked(&self, function: usize, priority: usize) -> Vec<u64> {
+    /// The paged-out jobs of a function and priority, in order.
+    fn paged_out(&self, function: usize, priority: usize) -> Vec<u64> {
         let of_line = self.jobs.iter().filter(|(_, job)| job.function == function && job.priority == priority);
-        let mut parked: Vec<(u64, u64)> = of_line
-            .filter_map(|(name, job)| if let State::Parked(turn) = job.state { Some((turn, *name)) } else { None })
+        let mut paged_out: Vec<(u64, u64)> = of_line
+            .filter_map(|(name, job)| if let State::PagedOut(turn) = job.state { Some((turn, *name)) } else { None })
             .collect();
-        parked.sort_unstable();
-        parked.into_iter().map(|(_, name)| name).collect()
+        paged_out.sort_unstable();
+        paged_out.into_iter().map(|(_, name)| name).collect()
     }
 
     /// The store is asked for workloads: only for those that workers will need next, and never twice at a time.
@@ -298,8 +305,8 @@ impl Model {
             }
             let names: Vec<u64> = jobs.iter().map(|key| self.name_of(key.number)).collect();
             let Job { function, priority, .. } = self.jobs[names.first().expect("no job was asked for")];
-            let parked = self.parked(function, priority);
-            assert_eq!(parked.get(..names.len()), Some(&names[..]), "jobs were not asked for in their turn");
+            let paged_out = self.paged_out(function, priority);
+            assert_eq!(paged_out.get(..names.len()), Some(&names[..]), "jobs were not asked for in their turn");
             // In which moment of the transition it asked is its own business.
             let most = self.most_loaded(self.stored_before).max(self.most_loaded(self.stored_bytes()));
             assert!(names.len() <= most, "{} jobs were asked for at once", names.len());
@@ -313,7 +320,7 @@ impl Model {
             assert_eq!(self.loading(function, priority), 0, "two loads are under way for one line");
             for name in &names {
                 let job = self.jobs.get_mut(name).unwrap();
-                if let State::Parked(turn) = job.state {
+                if let State::PagedOut(turn) = job.state {
                     job.state = State::Loading(turn);
                 }
             }
@@ -331,7 +338,7 @@ impl Model {
         let jobs: Vec<u64> = keys.iter().map(name_of).collect();
         for name in &jobs {
             let Some(job) = self.jobs.get_mut(name) else { continue };
-            if let State::Parked(turn) = job.state {
+            if let State::PagedOut(turn) = job.state {
                 job.state = State::Loading(turn);
             }
         }
@@ -378,19 +385,19 @@ impl Model {
         }
         let is_damaged = workloads == Err(&StoreFailure::Corrupt);
         let workloads = workloads.unwrap_or_default();
-        let mut vanished = Vec::new();
+        let mut missing = Vec::new();
         for (index, name) in load.jobs.iter().enumerate() {
             let Some(job) = self.jobs.get_mut(name) else { continue };
             let State::Loading(turn) = job.state else { panic!("job {name} is not being read") };
             match workloads.get(index) {
                 None if is_damaged && index == 0 => {
                     self.last_turn += 1;
-                    job.state = State::Parked(self.last_turn);
+                    job.state = State::PagedOut(self.last_turn);
                     // It has lost its turn.
                     job.is_plain = false;
                     self.note("could not be read and let the others go first");
                 }
-                None => job.state = State::Parked(turn),
+                None => job.state = State::PagedOut(turn),
                 Some(Some(workload)) => {
                     assert_eq!(job.workload, workload[..], "the store has another workload for job {name}");
                     self.last_turn += 1;
@@ -402,42 +409,45 @@ impl Model {
                     for client in gone.waits {
                         self.expect(client, Reply::WorkFail { job: *name });
                     }
-                    vanished.push(*name);
+                    missing.push(*name);
                     self.note("was removed behind the server's back");
                 }
             }
         }
-        assert_eq!(outcome.vanished, vanished, "jobs that were reported as vanished");
+        assert_eq!(outcome.missing, missing, "jobs that were reported as missing");
         self.finish(now, None, outcome);
     }
 
-    /// Nobody who could do a parked job waits for it without need.
+    /// Nobody who could do a paged-out job waits for it without need.
     pub(crate) fn check_loads(&self) {
         if self.draining || self.load_again_us.is_some() {
             return;
         }
         for (name, job) in &self.jobs {
-            if !matches!(job.state, State::Parked(_)) || !self.has_workers(job.function) || self.is_paused(job.function)
+            if !matches!(job.state, State::PagedOut(_))
+                || !self.has_workers(job.function)
+                || self.is_paused(job.function)
             {
                 continue;
             }
             let line = (job.function, job.priority);
             let is_asked = self.loads.values().any(|load| (load.function, load.priority) == line);
             let is_needed = self.ready(job.function, job.priority).next().is_none();
-            assert!(is_asked || !is_needed, "job {name} is parked, has workers, and nothing is being read");
+            assert!(is_asked || !is_needed, "job {name} is paged out, has workers, and nothing is being read");
         }
     }
 
-    /// While the server drains, the kept jobs that a worker would be handed next are left for the next start.
-    pub(crate) fn shelve_kept(&mut self, from: u32) {
+    /// While the server drains, the stored jobs that a worker would be handed next are left for the next
+    /// start.
+    pub(crate) fn page_out_durable(&mut self, from: u32) {
         let functions: Vec<usize> =
             self.connections[&from].abilities.iter().rev().map(|ability| ability.function).collect();
         for function in functions {
             for priority in 0..3 {
                 while let Some(first) = self.first_ready(function, priority)
-                    && self.jobs[&first].kept == Kept::Stored
+                    && self.jobs[&first].residency == Residency::Stored
                 {
-                    self.park(first);
+                    self.page_out(first);
                     self.note("was left for the next start");
                 }
             }
@@ -462,15 +472,15 @@ impl Model {
             attempts: u32::from(stored.attempts),
             misses: 0,
             state: State::Scheduled,
-            kept: Kept::Stored,
+            residency: Residency::Stored,
             in_memory: has_workload,
             is_plain: stored.due_s == 0 && stored.attempts == 0,
             submitted_s: stored.submitted_s,
         };
         self.functions.entry(job.function).or_default();
         self.restored_functions = self.functions.len();
-        let is_twin = self.jobs.values().any(|other| coalesce(other, job.function, job.unique, &job.workload));
-        if is_twin {
+        let is_duplicate = self.jobs.values().any(|other| coalesce(other, job.function, job.unique, &job.workload));
+        if is_duplicate {
             self.note("was found twice in the store");
         } else {
             self.last_number = self.last_number.max(stored.number);
@@ -483,7 +493,7 @@ impl Model {
             }
         }
         assert_eq!(has_room, self.stored_bytes() <= self.policy.stored_workloads_max, "whether there is more room");
-        is_twin
+        is_duplicate
     }
 }
 

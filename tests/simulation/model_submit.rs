@@ -2,7 +2,7 @@
 
 use gearmand::job_server::{Now, StoreOp, weight};
 
-use super::model::{Job, Kept, Model, Outcome, State, status};
+use super::model::{Job, Model, Outcome, Residency, State, status};
 use super::wire::{self, Reply, Submission};
 
 impl Model {
@@ -88,7 +88,7 @@ impl Model {
             attempts: 0,
             misses: 0,
             state: State::Storing,
-            kept: Kept::Memory,
+            residency: Residency::Memory,
             in_memory: true,
             submitted_s: now.unix_us / 1_000_000,
             is_plain: submission.background && submission.epoch_s.is_none_or(|due_s| due_s <= 0),
@@ -98,8 +98,8 @@ impl Model {
 
     /// A submission equals a job that is there.
     fn join(&mut self, from: u32, name: u64, background: bool, outcome: &Outcome) {
-        let addition = self.addition_of(name);
-        if background && self.policy.keeps_jobs && self.jobs[&name].kept == Kept::Memory {
+        let pending = self.pending_add_of(name);
+        if background && self.policy.keeps_jobs && self.jobs[&name].residency == Residency::Memory {
             let size = self.jobs[&name].workload.len();
             if let Err(text) = self.check_memory(size, true) {
                 self.note("met a store that was behind when it was joined");
@@ -110,21 +110,21 @@ impl Model {
         let what = match job.state {
             State::Storing if background => "was joined before it was stored",
             State::Storing => "was joined by one who waits for it before it was stored",
-            State::Parked(_) | State::Loading(_) if job.unique == b"-" => {
+            State::PagedOut(_) | State::Loading(_) if job.unique == b"-" => {
                 "was joined by its workload while that was not in memory"
             }
-            State::Parked(_) | State::Loading(_) => "was joined while it was parked",
+            State::PagedOut(_) | State::Loading(_) => "was joined while it was paged out",
             _ if job.is_wanted() => "was joined",
             _ => "was abandoned and joined",
         };
-        let (is_hidden, is_in_memory_alone) = (job.state == State::Storing, job.kept == Kept::Memory);
+        let (is_hidden, is_in_memory_alone) = (job.state == State::Storing, job.residency == Residency::Memory);
         job.background |= background;
         if !background {
             job.waits.push(from);
         }
         self.note(what);
         assert!(!outcome.sent.iter().any(|(_, reply)| *reply == Reply::Noop), "a joined job woke a worker");
-        match addition {
+        match pending {
             Some(ticket) if background || is_hidden => self.wait_for_store(from, ticket),
             None if background && is_in_memory_alone && self.policy.keeps_jobs => {
                 self.begin_to_store(from, name, outcome);
@@ -191,7 +191,7 @@ impl Model {
         let status = newest.map_or([0; 4], status);
         if is_hidden {
             self.note(if newest.is_some() {
-                "was asked for when a newer namesake was not stored"
+                "was asked for when a newer sibling was not stored"
             } else {
                 "was asked for by its unique id before it was stored"
             });

@@ -2,11 +2,11 @@
 
 use gearmand::job_server::Now;
 
-use super::model::{Ability, Job, Kept, Model, Outcome, Sleep, State};
+use super::model::{Ability, Job, Model, Outcome, Residency, Sleep, State};
 use super::wire::{self, Ask, Reply};
 
 /// How many jobs that were taken away from a connection the server surely remembers.
-const FORFEITED_FOR_SURE: usize = 1024;
+const REVOKED_FOR_SURE: usize = 1024;
 
 impl Model {
     pub(crate) fn can_do(&mut self, from: u32, function: usize, timeout_ms: Option<u64>, outcome: &Outcome) {
@@ -57,7 +57,7 @@ impl Model {
                 self.put_back(name);
                 self.note("was given back as not begun");
             } else {
-                self.forfeit(from, name);
+                self.record_revoked(from, name);
                 self.lose_worker(name);
                 self.note("was given back");
             }
@@ -75,9 +75,9 @@ impl Model {
         connection.abilities.clear();
     }
 
-    pub(crate) fn forfeit(&mut self, holder: u32, number: u64) {
+    pub(crate) fn record_revoked(&mut self, holder: u32, number: u64) {
         if let Some(connection) = self.connections.get_mut(&holder) {
-            connection.forfeited.push(number);
+            connection.revoked.push(number);
         }
     }
 
@@ -103,7 +103,7 @@ impl Model {
         if job.is_wanted() {
             self.last_turn += 1;
             job.state = State::Ready(self.last_turn);
-            if job.kept == Kept::Stored {
+            if job.residency == Residency::Stored {
                 self.note("was stored and lost its worker");
             }
         } else {
@@ -131,7 +131,7 @@ impl Model {
     pub(crate) fn grab(&mut self, now: Now, from: u32, kind: wire::Grab, outcome: &Outcome) {
         self.connections.get_mut(&from).unwrap().sleep = Sleep::Awake;
         if self.draining {
-            self.shelve_kept(from);
+            self.page_out_durable(from);
         }
         let holds =
             self.jobs.values().filter(|job| matches!(job.state, State::Running { holder, .. } if holder == from));
@@ -142,7 +142,7 @@ impl Model {
                 let function = abilities[*index].function;
                 let is_open = self.room(function) > 0 && !self.is_withheld(from, function);
                 let first = self.first_ready(function, *priority).filter(|_| is_open);
-                first.is_some_and(|first| !(self.draining && self.jobs[&first].kept == Kept::Stored))
+                first.is_some_and(|first| !(self.draining && self.jobs[&first].residency == Residency::Stored))
             },
         );
         let Some((priority, index)) = choice.filter(|_| !is_full) else {
@@ -162,7 +162,7 @@ impl Model {
         let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
         abilities[index..].rotate_left(1);
         let worker = self.connections.get_mut(&from).unwrap();
-        worker.forfeited.retain(|number| *number != assigned.job);
+        worker.revoked.retain(|number| *number != assigned.job);
         worker.last_assigned = Some(assigned.job);
         let job = self.jobs.get_mut(&assigned.job).unwrap();
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us + timeout_ms * 1000);
@@ -191,15 +191,15 @@ impl Model {
         line.filter_map(|(name, job)| if let State::Ready(turn) = job.state { Some((turn, *name)) } else { None })
     }
 
-    /// Kept jobs that were due at once and never given back are handed out in the order of their numbers.
+    /// Stored jobs that were due at once and never given back are handed out in the order of their numbers.
     fn check_order(&self, name: u64) {
         let job = &self.jobs[&name];
-        if job.kept != Kept::Stored || !job.is_plain {
+        if job.residency != Residency::Stored || !job.is_plain {
             return;
         }
         let overtaken = self.jobs.range(..name).find(|(_, other)| {
-            let waits = matches!(other.state, State::Ready(_) | State::Parked(_) | State::Loading(_));
-            let is_alike = other.kept == Kept::Stored && other.is_plain && waits;
+            let waits = matches!(other.state, State::Ready(_) | State::PagedOut(_) | State::Loading(_));
+            let is_alike = other.residency == Residency::Stored && other.is_plain && waits;
             is_alike && (other.function, other.priority) == (job.function, job.priority)
         });
         assert!(overtaken.is_none(), "job {name} was handed out before {overtaken:?}");
@@ -246,15 +246,15 @@ impl Model {
     /// A connection speaks of a job that it does not hold. If it held the job once, it gets no error, and its result ends the job;
     /// of anything else nobody hears.
     fn work_for_another(&mut self, from: u32, number: Option<u64>, ask: &Ask, is_last: bool, outcome: &Outcome) {
-        let forfeited = &mut self.connections.get_mut(&from).unwrap().forfeited;
-        let is_same = |forfeited: &u64| number.is_some_and(|number| wire::number(number) == wire::number(*forfeited));
-        if let Some(index) = forfeited.iter().position(is_same) {
+        let revoked = &mut self.connections.get_mut(&from).unwrap().revoked;
+        let is_same = |revoked: &u64| number.is_some_and(|number| wire::number(number) == wire::number(*revoked));
+        if let Some(index) = revoked.iter().position(is_same) {
             // It goes by the number, where it knows the prefix.
-            let is_sure = forfeited.len() - index <= FORFEITED_FOR_SURE && number == Some(forfeited[index]);
+            let is_sure = revoked.len() - index <= REVOKED_FOR_SURE && number == Some(revoked[index]);
             if is_sure || outcome.sent.is_empty() {
-                let name = forfeited[index];
+                let name = revoked[index];
                 if is_last {
-                    forfeited.remove(index);
+                    revoked.remove(index);
                 }
                 if is_last && number == Some(name) && self.jobs.contains_key(&name) {
                     return self.end_late(name, ask);
@@ -272,7 +272,7 @@ impl Model {
         self.forward(name, ask);
         let job = self.end(name);
         if let State::Running { holder, .. } = job.state {
-            self.forfeit(holder, name);
+            self.record_revoked(holder, name);
             return self.note("was ended by one that had lost it, while another ran it");
         }
         self.note("was ended by one that had lost it, while it waited");

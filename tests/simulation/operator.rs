@@ -1,6 +1,6 @@
 //! The operator of the simulated server: settings, and the verbs that steer functions, jobs and workers.
 
-use gearmand::job_server::{ControlError, DropFunction, JobServer, Place, Policy, Who, Withholding};
+use gearmand::job_server::{ControlError, Cursor, DropFunction, JobServer, Policy, WorkerMode, WorkerSelector};
 use gearmand::protocol::{FunctionName, Priority};
 
 use super::link::Recorder;
@@ -108,14 +108,14 @@ impl World {
             63..66 => self.cancel_all(function),
             66..78 => {
                 let (who, function) = (self.some_workers(), self.some_part(function));
-                self.withhold(who, function);
+                self.set_worker_mode(who, function);
             }
             78..95 => {
                 let rules: Vec<(Whom, Option<usize>)> = self.model.rules.keys().copied().collect();
                 let by_chance = (self.some_workers(), self.some_part(function));
                 let (who, part) = if rules.is_empty() { by_chance } else { self.random.pick(&rules) };
                 let part = if self.random.chance(60) { part } else { None };
-                self.release(who, part);
+                self.enable_workers(who, part);
             }
             _ => self.kick(),
         }
@@ -138,14 +138,14 @@ impl World {
     }
 
     /// `None` for a connection that has gone.
-    fn who(&self, whom: Whom) -> Option<Who> {
+    fn who(&self, whom: Whom) -> Option<WorkerSelector> {
         Some(match whom {
             Whom::Connection(number) => {
                 let link = self.links.iter().flatten().find(|link| link.number == number);
-                Who::Connection(link?.id)
+                WorkerSelector::Connection(link?.id)
             }
-            Whom::Client(id) => Who::Client(id.to_vec()),
-            Whom::Host(address) => Who::Host(address.to_owned()),
+            Whom::Client(id) => WorkerSelector::Client(id.to_vec()),
+            Whom::Host(address) => WorkerSelector::Host(address.to_owned()),
         })
     }
 
@@ -230,12 +230,12 @@ impl World {
         self.event("the operator moves all", &(from, to));
         let (now, policy) = (self.now, self.model.policy.clone());
         let (result, outcome) = self.steer(|server, effects| {
-            in_pieces(|place| {
+            in_pieces(|cursor| {
                 server.start_turn();
-                let piece = server.move_jobs(now, FUNCTIONS[from], FUNCTIONS[to], place, effects)?;
+                let progress = server.move_jobs(now, FUNCTIONS[from], FUNCTIONS[to], cursor, effects)?;
                 check_price(server, &policy);
                 server.check_invariants();
-                Ok((piece.affected, piece.next))
+                Ok((progress.affected, progress.next))
             })
         });
         self.model.moved_all(now, from, to, result, &outcome);
@@ -246,40 +246,40 @@ impl World {
         self.event("the operator cancels all", &function);
         let (now, policy) = (self.now, self.model.policy.clone());
         let (result, outcome) = self.steer(|server, effects| {
-            in_pieces(|place| {
+            in_pieces(|cursor| {
                 server.start_turn();
-                let piece = server.cancel_jobs(now, FUNCTIONS[function], place, effects)?;
+                let progress = server.cancel_jobs(now, FUNCTIONS[function], cursor, effects)?;
                 check_price(server, &policy);
                 server.check_invariants();
-                Ok((piece.affected, piece.next))
+                Ok((progress.affected, progress.next))
             })
         });
         self.model.cancelled_all(now, function, result, &outcome);
         self.conclude(outcome);
     }
 
-    fn withhold(&mut self, whom: Whom, function: Option<usize>) {
-        let how = self.random.pick(&[Withholding::Disabled, Withholding::Draining]);
-        self.event("the operator withholds", &(whom, function, how));
+    fn set_worker_mode(&mut self, whom: Whom, function: Option<usize>) {
+        let mode = self.random.pick(&[WorkerMode::Disabled, WorkerMode::Draining]);
+        self.event("the operator withholds", &(whom, function, mode));
         let Some(who) = self.who(whom) else { return };
         let now = self.now;
         let (result, outcome) = self.steer(|server, effects| {
             let name = function.map(|function| FUNCTIONS[function]);
-            server.withhold(now, &who, name, how, effects)
+            server.set_worker_mode(now, &who, name, mode, effects)
         });
-        self.model.withheld(now, whom, function, how, result, &outcome);
+        self.model.worker_mode_set(now, whom, function, mode, result, &outcome);
         self.conclude(outcome);
     }
 
-    fn release(&mut self, whom: Whom, function: Option<usize>) {
+    fn enable_workers(&mut self, whom: Whom, function: Option<usize>) {
         self.event("the operator lets go on", &(whom, function));
         let Some(who) = self.who(whom) else { return };
         let now = self.now;
         let (result, outcome) = self.steer(|server, effects| {
             let name = function.map(|function| FUNCTIONS[function]);
-            server.release(now, &who, name, effects)
+            server.enable_workers(now, &who, name, effects)
         });
-        self.model.released(now, whom, function, result, &outcome);
+        self.model.workers_enabled(now, whom, function, result, &outcome);
         self.conclude(outcome);
     }
 
@@ -316,18 +316,18 @@ impl World {
         }
         let rules: Vec<Whom> = self.model.rules.keys().map(|(whom, _)| *whom).collect();
         for whom in rules {
-            self.release(whom, None);
+            self.enable_workers(whom, None);
         }
     }
 
     /// The rules are those that the operator has made and not taken back.
     pub(crate) fn check_rules(&self) {
         let mut rules = self.server.list_rules(None);
-        for ((whom, function), how) in &self.model.rules {
+        for ((whom, function), mode) in &self.model.rules {
             let who = self.who(*whom).expect("a rule has outlived its connection");
             let name = function.map(|function| FUNCTIONS[function]);
             let is_this = |rule: &gearmand::job_server::Rule| {
-                rule.who == who && rule.function.as_ref().map(FunctionName::as_bytes) == name && rule.how == *how
+                rule.selector == who && rule.function.as_ref().map(FunctionName::as_bytes) == name && rule.mode == *mode
             };
             let index = rules.iter().position(is_this);
             rules.remove(index.expect("a rule is not shown"));
@@ -338,14 +338,14 @@ impl World {
 
 /// Calls again and again until all is done. Returns how many jobs that came to.
 fn in_pieces(
-    mut act: impl FnMut(Place) -> Result<(usize, Option<Place>), ControlError>,
+    mut act: impl FnMut(Cursor) -> Result<(usize, Option<Cursor>), ControlError>,
 ) -> Result<usize, ControlError> {
-    let (mut affected, mut place) = (0, Place::default());
+    let (mut affected, mut cursor) = (0, Cursor::default());
     for _ in 0..1000 {
-        let (more, next) = act(place)?;
+        let (more, next) = act(cursor)?;
         affected += more;
         match next {
-            Some(next) => place = next,
+            Some(next) => cursor = next,
             None => return Ok(affected),
         }
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gearmand::job_server::{
-    ConnectionEnd, ConnectionId, ControlError, DropFunction, Effects, Event, JobServer, Now, Piece, Place, Policy,
-    Rule, StoreOp, StoreReport, Who, Withholding,
+    ConnectionEnd, ConnectionId, ControlError, Cursor, DropFunction, Effects, Event, JobServer, Now, Policy, Progress,
+    Rule, StoreOp, StoreReport, WorkerMode, WorkerSelector,
 };
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -151,11 +151,11 @@ impl Scene {
         self.ears.assigned.pop()
     }
 
-    fn move_piece(&mut self, from: &[u8], to: &[u8], place: Place) -> Piece {
+    fn move_some(&mut self, from: &[u8], to: &[u8], cursor: Cursor) -> Progress {
         self.server.start_turn();
-        let piece = self.server.move_jobs(NOW, from, to, place, &mut self.ears).unwrap();
+        let progress = self.server.move_jobs(NOW, from, to, cursor, &mut self.ears).unwrap();
         self.server.check_invariants();
-        piece
+        progress
     }
 }
 
@@ -176,11 +176,11 @@ fn many_jobs_move_in_their_order_while_others_come_and_go() {
     // The first that the walk meets stays, since it has an equal there, and is gone when the walk goes on.
     scene.submit(client, b"from", b"equal", None);
     scene.submit(client, b"to", b"equal", None);
-    let (mut place, mut moved, mut turns, mut taken, mut added) = (Some(Place::default()), 0, 0, 0, 0);
-    while let Some(from) = place {
-        let piece = scene.move_piece(b"from", b"to", from);
-        assert!(piece.affected <= 256, "{} jobs were moved at once", piece.affected);
-        (place, moved, turns) = (piece.next, moved + piece.affected, turns + 1);
+    let (mut cursor, mut moved, mut turns, mut taken, mut added) = (Some(Cursor::default()), 0, 0, 0, 0);
+    while let Some(from) = cursor {
+        let progress = scene.move_some(b"from", b"to", from);
+        assert!(progress.affected <= 256, "{} jobs were moved at once", progress.affected);
+        (cursor, moved, turns) = (progress.next, moved + progress.affected, turns + 1);
         assert!(turns < 100, "moving does not end");
         if turns <= 2 {
             taken += usize::from(scene.grab(worker).is_some());
@@ -218,20 +218,20 @@ fn a_walk_whose_place_has_gone_still_finds_the_others() {
     for _ in 0..10 {
         scene.submit(client, b"from", b"", None);
     }
-    let piece = scene.move_piece(b"from", b"to", Place::default());
-    let (mut place, mut moved) = (piece.next.unwrap(), piece.affected);
+    let progress = scene.move_some(b"from", b"to", Cursor::default());
+    let (mut cursor, mut moved) = (progress.next.unwrap(), progress.affected);
     assert_eq!(moved, 0, "a job was moved to its equal");
     // Where it stands is the 253rd of those that stay: the three lists of the high priority are empty and
     // come first.
     assert!(scene.server.cancel_job(NOW, &handle(506), &mut scene.ears));
     let mut turns = 0;
     loop {
-        let piece = scene.move_piece(b"from", b"to", place);
-        moved += piece.affected;
+        let progress = scene.move_some(b"from", b"to", cursor);
+        moved += progress.affected;
         turns += 1;
         assert!(turns < 100, "moving does not end");
-        let Some(next) = piece.next else { break };
-        place = next;
+        let Some(next) = progress.next else { break };
+        cursor = next;
     }
     assert_eq!(moved, 10, "jobs were forgotten");
 }
@@ -246,20 +246,20 @@ fn many_jobs_are_cancelled_and_later_ones_are_not() {
         scene.submit(client, b"other", b"", None);
     }
     let (held, _) = scene.grab(worker).unwrap();
-    let (mut place, mut cancelled, mut turns) = (Some(Place::default()), 0, 0);
-    while let Some(from) = place {
+    let (mut cursor, mut cancelled, mut turns) = (Some(Cursor::default()), 0, 0);
+    while let Some(from) = cursor {
         scene.server.start_turn();
-        let piece = scene.server.cancel_jobs(NOW, b"from", from, &mut scene.ears).unwrap();
+        let progress = scene.server.cancel_jobs(NOW, b"from", from, &mut scene.ears).unwrap();
         scene.server.check_invariants();
-        assert!(piece.affected <= 256);
-        (place, cancelled, turns) = (piece.next, cancelled + piece.affected, turns + 1);
+        assert!(progress.affected <= 256);
+        (cursor, cancelled, turns) = (progress.next, cancelled + progress.affected, turns + 1);
         scene.submit(client, b"from", b"", None);
     }
     assert_eq!(u64::try_from(cancelled).unwrap(), MANY);
     assert_eq!(scene.server.job_count(), cancelled + turns, "a job of another function, or a later one, was cancelled");
     // The late result is heard by nobody, and is no mistake: the ears would panic.
     scene.request(worker, &Request::WorkComplete { handle: &handle(held), workload: Workload::borrowed(b"") });
-    let unknown = scene.server.cancel_jobs(NOW, b"nobody knows it", Place::default(), &mut scene.ears);
+    let unknown = scene.server.cancel_jobs(NOW, b"nobody knows it", Cursor::default(), &mut scene.ears);
     assert_eq!(unknown, Err(ControlError::NoSuchFunction));
 }
 
@@ -293,15 +293,15 @@ fn what_waited_behind_jobs_that_were_moved_is_read() {
     scene.submit_work(client, b"from", b"b", b"workload", true);
     assert!(scene.keep(b"").is_empty(), "one is ready, and there is no memory for two");
     scene.submit_work(client, b"to", b"b", b"", false);
-    let (mut place, mut moved) = (Place::default(), 0);
+    let (mut cursor, mut moved) = (Cursor::default(), 0);
     loop {
-        let piece = scene.move_piece(b"from", b"to", place);
-        moved += piece.affected;
-        let Some(next) = piece.next else { break };
-        place = next;
+        let progress = scene.move_some(b"from", b"to", cursor);
+        moved += progress.affected;
+        let Some(next) = progress.next else { break };
+        cursor = next;
     }
     assert_eq!(moved, 1, "the other has its equal there");
-    assert_eq!(scene.keep(b"workload"), [2], "a parked job is forgotten");
+    assert_eq!(scene.keep(b"workload"), [2], "a paged-out job is forgotten");
 }
 
 #[test]
@@ -313,8 +313,8 @@ fn late_results_of_as_many_jobs_as_a_worker_held_are_no_mistake() {
         (0..200).for_each(|_| scene.submit(client, b"f", b"", None));
         let held: Vec<u64> = (0..200).filter_map(|_| scene.grab(worker)).map(|(number, _)| number).collect();
         scene.server.start_turn();
-        let piece = scene.server.cancel_jobs(NOW, b"f", Place::default(), &mut scene.ears).unwrap();
-        assert_eq!((held.len(), piece.affected), (200, 200));
+        let progress = scene.server.cancel_jobs(NOW, b"f", Cursor::default(), &mut scene.ears).unwrap();
+        assert_eq!((held.len(), progress.affected), (200, 200));
         // The ears would panic.
         for number in held {
             scene.request(worker, &Request::WorkFail { handle: &handle(number) });
@@ -382,12 +382,12 @@ fn a_function_that_is_paused_or_limited_is_not_forgotten() {
 fn all_rules(server: &JobServer) -> Vec<Rule> {
     let mut rules = Vec::new();
     loop {
-        let piece = server.list_rules(rules.last());
-        assert!(piece.len() <= 256, "{} rules under one hold of the lock", piece.len());
-        if piece.is_empty() {
+        let page = server.list_rules(rules.last());
+        assert!(page.len() <= 256, "{} rules under one hold of the lock", page.len());
+        if page.is_empty() {
             return rules;
         }
-        rules.extend(piece);
+        rules.extend(page);
     }
 }
 
@@ -443,9 +443,9 @@ fn no_verb_takes_a_name_that_a_store_would_refuse() {
         assert_eq!(server.pause_function(NOW, name, true, ears), Err(error));
         assert_eq!(server.limit_running(NOW, name, 1, ears), Err(error));
         assert_eq!(server.move_job(NOW, &handle(1), name, ears), Err(error));
-        assert_eq!(server.move_jobs(NOW, b"f", name, Place::default(), ears), Err(error));
-        let who = Who::Client(b"c".to_vec());
-        assert_eq!(server.withhold(NOW, &who, Some(name), Withholding::Disabled, ears), Err(error));
+        assert_eq!(server.move_jobs(NOW, b"f", name, Cursor::default(), ears), Err(error));
+        let who = WorkerSelector::Client(b"c".to_vec());
+        assert_eq!(server.set_worker_mode(NOW, &who, Some(name), WorkerMode::Disabled, ears), Err(error));
         // A worker may have made it known.
         scene.worker("", &[name]);
         assert_eq!(scene.server.move_job(NOW, &handle(1), name, &mut scene.ears), Err(error));
@@ -464,27 +464,27 @@ fn workers_that_are_disabled_together_are_not_woken_one_for_the_other() {
     }
     scene.submit(client, b"f", b"", None);
     assert_eq!(scene.ears.woken, [workers[0]]);
-    let here = Who::Host("here".to_owned());
-    let result = scene.server.withhold(NOW, &here, None, Withholding::Draining, &mut scene.ears);
+    let here = WorkerSelector::Host("here".to_owned());
+    let result = scene.server.set_worker_mode(NOW, &here, None, WorkerMode::Draining, &mut scene.ears);
     assert_eq!(result, Ok(3));
     assert_eq!(scene.ears.woken, [workers[0], elsewhere]);
     assert_eq!(scene.grab(workers[0]), None);
     // One that comes later is meant as well, and one that takes another's name.
     let later = scene.worker("here", &[b"f"]);
     assert_eq!(scene.grab(later), None);
-    let alice = Who::Client(b"alice".to_vec());
+    let alice = WorkerSelector::Client(b"alice".to_vec());
     let function = Some(&b"f"[..]);
-    assert_eq!(scene.server.withhold(NOW, &alice, function, Withholding::Disabled, &mut scene.ears), Ok(0));
+    assert_eq!(scene.server.set_worker_mode(NOW, &alice, function, WorkerMode::Disabled, &mut scene.ears), Ok(0));
     scene.request(elsewhere, &Request::SetClientId { id: b"alice" });
     assert_eq!(scene.grab(elsewhere), None);
     scene.request(elsewhere, &Request::PreSleep);
     scene.ears.woken.clear();
-    assert_eq!(scene.server.release(NOW, &alice, Some(b"g"), &mut scene.ears), Err(ControlError::NoSuchRule));
+    assert_eq!(scene.server.enable_workers(NOW, &alice, Some(b"g"), &mut scene.ears), Err(ControlError::NoSuchRule));
     assert_eq!(all_rules(&scene.server).len(), 2);
-    assert_eq!(scene.server.release(NOW, &alice, None, &mut scene.ears), Ok(1));
+    assert_eq!(scene.server.enable_workers(NOW, &alice, None, &mut scene.ears), Ok(1));
     assert_eq!(scene.ears.woken, [elsewhere]);
     assert!(scene.grab(elsewhere).is_some());
-    assert_eq!(scene.server.release(NOW, &here, None, &mut scene.ears), Ok(4));
+    assert_eq!(scene.server.enable_workers(NOW, &here, None, &mut scene.ears), Ok(4));
     assert_eq!(all_rules(&scene.server), []);
 }
 
@@ -495,15 +495,15 @@ fn rules_for_many_are_in_force_at_once_and_are_applied_in_pieces() {
     let mut scene = Scene::new();
     let workers: Vec<ConnectionId> = (0..60).map(|_| scene.worker("here", &functions)).collect();
     let client = scene.connect("");
-    let here = Who::Host("here".to_owned());
+    let here = WorkerSelector::Host("here".to_owned());
     let is_left = |scene: &Scene| scene.server.next_timeout(NOW) == Some(NOW.monotonic_us);
-    let result = scene.server.withhold(NOW, &here, None, Withholding::Disabled, &mut scene.ears);
+    let result = scene.server.set_worker_mode(NOW, &here, None, WorkerMode::Disabled, &mut scene.ears);
     assert_eq!(result, Ok(60));
     assert!(is_left(&scene), "all were marked with one call");
     scene.submit(client, b"f7", b"", None);
     assert_eq!(scene.grab(workers[59]), None, "the rule is not in force for the last");
     scene.request(workers[58], &Request::PreSleep);
-    let result = scene.server.release(NOW, &here, None, &mut scene.ears);
+    let result = scene.server.enable_workers(NOW, &here, None, &mut scene.ears);
     assert_eq!(result, Ok(60));
     let mut turns = 0;
     while is_left(&scene) {
@@ -521,28 +521,31 @@ fn rules_for_many_are_in_force_at_once_and_are_applied_in_pieces() {
 fn rules_are_limited_and_those_for_a_connection_end_with_it() {
     let mut scene = Scene::new();
     let worker = scene.worker("here", &[b"f"]);
-    let rule_of = |index: usize| Who::Client(format!("client {index}").into_bytes());
+    let rule_of = |index: usize| WorkerSelector::Client(format!("client {index}").into_bytes());
     for index in 0..1000 {
-        scene.server.withhold(NOW, &rule_of(index), None, Withholding::Disabled, &mut scene.ears).unwrap();
+        scene.server.set_worker_mode(NOW, &rule_of(index), None, WorkerMode::Disabled, &mut scene.ears).unwrap();
     }
     for (who, error) in [
         (rule_of(1000), ControlError::TooManyRules),
-        (Who::Host("here".to_owned()), ControlError::TooManyRules),
-        (Who::Client(vec![b'x'; 128]), ControlError::NameTooLong),
-        (Who::Connection(ConnectionId { generation: worker.generation + 1, ..worker }), ControlError::NoSuchWorker),
+        (WorkerSelector::Host("here".to_owned()), ControlError::TooManyRules),
+        (WorkerSelector::Client(vec![b'x'; 128]), ControlError::NameTooLong),
+        (
+            WorkerSelector::Connection(ConnectionId { generation: worker.generation + 1, ..worker }),
+            ControlError::NoSuchWorker,
+        ),
     ] {
         assert_eq!(
-            scene.server.withhold(NOW, &who, None, Withholding::Draining, &mut scene.ears),
+            scene.server.set_worker_mode(NOW, &who, None, WorkerMode::Draining, &mut scene.ears),
             Err(error),
             "{who:?}"
         );
     }
     // One that is there may be changed, and there is room for connections.
-    for who in [rule_of(7), Who::Connection(worker)] {
-        scene.server.withhold(NOW, &who, None, Withholding::Draining, &mut scene.ears).unwrap();
+    for who in [rule_of(7), WorkerSelector::Connection(worker)] {
+        scene.server.set_worker_mode(NOW, &who, None, WorkerMode::Draining, &mut scene.ears).unwrap();
     }
     assert_eq!(all_rules(&scene.server).len(), 1001);
-    assert_eq!(scene.server.workers_of(&Who::Host("here".to_owned())), [worker]);
+    assert_eq!(scene.server.workers_of(&WorkerSelector::Host("here".to_owned())), [worker]);
     scene.server.disconnect(NOW, worker, ConnectionEnd::default(), &mut scene.ears);
     let next = scene.worker("here", &[b"f"]);
     assert_eq!(next.slot, worker.slot);
@@ -550,8 +553,8 @@ fn rules_are_limited_and_those_for_a_connection_end_with_it() {
     let client = scene.connect("");
     scene.submit(client, b"f", b"", None);
     assert!(scene.grab(next).is_some(), "a rule has outlived its connection");
-    let result = scene.server.release(NOW, &Who::Connection(worker), None, &mut scene.ears);
+    let result = scene.server.enable_workers(NOW, &WorkerSelector::Connection(worker), None, &mut scene.ears);
     assert_eq!(result, Err(ControlError::NoSuchWorker));
-    let result = scene.server.release(NOW, &Who::Connection(next), None, &mut scene.ears);
+    let result = scene.server.enable_workers(NOW, &WorkerSelector::Connection(next), None, &mut scene.ears);
     assert_eq!(result, Err(ControlError::NoSuchRule));
 }

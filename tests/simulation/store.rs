@@ -104,7 +104,7 @@ pub(crate) struct Store {
     /// What there will be, by number, if nothing more fails.
     pub(crate) projected: BTreeMap<u64, Known>,
     /// Jobs that equal another one, and are left where they are until the next start.
-    pub(crate) twins: BTreeSet<u64>,
+    pub(crate) duplicates: BTreeSet<u64>,
     /// What somebody else removed.
     pub(crate) deleted: BTreeSet<u64>,
     queue: VecDeque<StoreOp>,
@@ -131,7 +131,7 @@ impl Store {
             projected_settings: Settings::new(),
             last_number: 0,
             projected: BTreeMap::new(),
-            twins: BTreeSet::new(),
+            duplicates: BTreeSet::new(),
             deleted: BTreeSet::new(),
             queue: VecDeque::new(),
             loads: VecDeque::new(),
@@ -268,16 +268,16 @@ impl Store {
     }
 
     /// Somebody else adds a job that equals another one.
-    pub(crate) fn add_twin(&mut self, random: &mut Random) {
+    pub(crate) fn add_duplicate(&mut self, random: &mut Random) {
         let rows: Vec<&StoredJob> = self.rows.values().filter(|job| !job.unique().is_empty()).collect();
         if rows.is_empty() {
             return;
         }
-        let mut twin = random.pick(&rows).clone();
+        let mut duplicate = random.pick(&rows).clone();
         self.last_number += 1;
-        twin.number = self.last_number;
-        self.projected.insert(twin.number, Known::of(&twin));
-        self.rows.insert(twin.number, twin);
+        duplicate.number = self.last_number;
+        self.projected.insert(duplicate.number, Known::of(&duplicate));
+        self.rows.insert(duplicate.number, duplicate);
     }
 
     /// Takes some of the operations. A job that has ended before it was stored need not be stored.
@@ -533,7 +533,7 @@ impl Store {
         self.loads.clear();
         self.reports.clear();
         self.deleted.clear();
-        self.twins.clear();
+        self.duplicates.clear();
         self.words = Words::default();
         self.projected = self.rows.iter().map(|(number, job)| (*number, Known::of(job))).collect();
         self.projected_settings.clone_from(&self.settings);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use gearmand::job_server::{ConnectionEnd, ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp};
+use gearmand::job_server::{
+    ConnectionEnd, ConnectionId, DisconnectProgress, Effects, Event, JobServer, Now, Policy, StoreOp,
+};
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
@@ -99,7 +101,7 @@ impl World {
 
     fn leave(&mut self, who: ConnectionId) {
         let end = ConnectionEnd { wants_answers: false, missed_last: true };
-        while self.server.disconnect(self.now, who, end, &mut self.ears) != Departure::Done {}
+        while self.server.disconnect(self.now, who, end, &mut self.ears) != DisconnectProgress::Done {}
     }
 }
 

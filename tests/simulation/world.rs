@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, JobServer, Now, Policy};
+use gearmand::job_server::{ConnectionEnd, DisconnectProgress, DropFunction, JobServer, Now, Policy};
 use gearmand::protocol::packet::{FrameLimits, FramingError, Magic, Scan, scan};
 use gearmand::protocol::{Request, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -427,11 +427,11 @@ impl World {
         let end = ConnectionEnd { wants_answers, missed_last: self.random.chance(30) };
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         let mut calls = 0;
-        let departure = loop {
+        let progress = loop {
             self.server.start_turn();
             match self.server.disconnect(self.now, id, end, &mut effects) {
-                Departure::Unfinished => self.server.check_invariants(),
-                departure => break departure,
+                DisconnectProgress::Unfinished => self.server.check_invariants(),
+                progress => break progress,
             }
             check_price(&self.server, &self.model.policy);
             calls += 1;
@@ -440,11 +440,13 @@ impl World {
         finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
-        match departure {
-            Departure::Done => self.links[slot] = None,
-            Departure::Unfinished | Departure::AwaitsAnswers => self.links[slot].as_mut().unwrap().is_leaving = true,
+        match progress {
+            DisconnectProgress::Done => self.links[slot] = None,
+            DisconnectProgress::Unfinished | DisconnectProgress::AwaitsAnswers => {
+                self.links[slot].as_mut().unwrap().is_leaving = true;
+            }
         }
-        self.model.disconnected(self.now, number, end, departure, &outcome);
+        self.model.disconnected(self.now, number, end, progress, &outcome);
         self.conclude(outcome);
     }
 
@@ -510,11 +512,11 @@ impl World {
             if self.exchange() {
                 continue;
             }
-            let has_twins = self.store.as_ref().is_some_and(|store| !store.twins.is_empty());
-            if self.model.jobs.is_empty() && !has_twins {
+            let has_duplicates = self.store.as_ref().is_some_and(|store| !store.duplicates.is_empty());
+            if self.model.jobs.is_empty() && !has_duplicates {
                 break;
             }
-            if (self.model.draining || self.model.jobs.is_empty()) && self.model.jobs_at_stake() == 0 {
+            if (self.model.draining || self.model.jobs.is_empty()) && self.model.jobs_to_drain() == 0 {
                 // The others are for the next start.
                 self.model.note("was kept when the server stopped");
                 self.stop_and_start();

@@ -7,7 +7,7 @@ use gearmand::job_server::{JobServer, Policy, StoreReport, StoredJob, StoredPart
 use gearmand::stats::Stats;
 
 use super::link::Recorder;
-use super::model::{Job, Kept, Model, State};
+use super::model::{Job, Model, Residency, State};
 use super::policy::some_policy;
 use super::wire;
 use super::world::{PEERS, World, check_price, finish_hold};
@@ -73,7 +73,8 @@ impl World {
 
     /// A job that has been in memory alone is being stored: the clients that wait for it go, and the store breaks.
     pub(crate) fn strand_late_job(&mut self) {
-        let is_late = |job: &&Job| job.kept == Kept::Storing && job.state != State::Storing && !job.waits.is_empty();
+        let is_late =
+            |job: &&Job| job.residency == Residency::Storing && job.state != State::Storing && !job.waits.is_empty();
         let clients = self.model.jobs.values().find(is_late).map(|job| job.waits.clone()).unwrap_or_default();
         for slot in 0..self.links.len() {
             if self.links[slot].as_ref().is_some_and(|link| clients.contains(&link.number)) {
@@ -98,7 +99,7 @@ impl World {
             .acknowledged
             .iter()
             .copied()
-            .filter(|name| self.model.jobs.get(name).is_some_and(|job| job.kept == Kept::Stored))
+            .filter(|name| self.model.jobs.get(name).is_some_and(|job| job.residency == Residency::Stored))
             .filter(|name| !store.deleted.contains(&wire::number(*name)))
             .collect();
         let has_gaps = self.links.iter().flatten().any(|link| link.outgoing.has_gaps());
@@ -137,7 +138,7 @@ impl World {
         self.woken_before = self.model.happened.get("was woken").copied().unwrap_or(0);
         let Some(store) = &mut self.store else { return };
         if self.random.chance(20) && !self.is_winding_up {
-            store.add_twin(&mut self.random);
+            store.add_duplicate(&mut self.random);
         }
         let (rows, last_number) = (store.rows.clone(), store.last_number);
         let mut has_room = true;
@@ -149,12 +150,12 @@ impl World {
             has_room = self.server.restore(self.now, restored, has_workload, &mut effects);
             self.server.check_invariants();
             if self.model.restored(self.now, job, has_workload, has_room) {
-                store.twins.insert(job.number);
+                store.duplicates.insert(job.number);
             }
         }
         let outcome = effects.outcome;
-        let twins: BTreeSet<u64> = outcome.twins.iter().map(|name| wire::number(*name)).collect();
-        assert_eq!(twins, store.twins, "jobs that were reported as twins");
+        let duplicates: BTreeSet<u64> = outcome.duplicates.iter().map(|name| wire::number(*name)).collect();
+        assert_eq!(duplicates, store.duplicates, "jobs that were reported as duplicates");
         assert!(outcome.sent.is_empty() && outcome.operations.is_empty(), "a server speaks before it has started");
         let restored = self.server.restore_settings(store.settings.clone().into_iter().collect());
         self.model.settings_restored(&mut store.settings, &restored);

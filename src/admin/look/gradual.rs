@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::vec;
 
 use super::pass::{Pass, Serial, Sum};
-use super::workers::{WithheldSum, add_totals, count, state};
+use super::workers::{ModeSum, add_totals, count, state};
 use super::{Look, StatesByFunction, durations_view, function_view};
 use crate::admin::view::{DurationsView, FunctionView, WorkTotals, WorkerStates};
 use crate::job_server::{ConnectionId, Now};
@@ -59,7 +59,7 @@ pub struct WorkerSum {
     /// Results of its runs.
     pub totals: WorkTotals,
     durations: Durations,
-    withheld: WithheldSum,
+    modes: ModeSum,
 }
 
 /// The fields of a worker, besides its functions and results.
@@ -166,7 +166,7 @@ impl Sum for StatesByFunction {
             let abilities = abilities.oldest(left.unwrap_or(usize::MAX));
             let total = abilities.len();
             for ability in abilities.take(most) {
-                let state = state(connection, ability.withheld());
+                let state = state(connection, ability.mode());
                 match self.0.get_mut(&ability.function) {
                     Some(states) => count(states, state),
                     None => count(self.0.entry(ability.function.clone()).or_default(), state),
@@ -224,8 +224,8 @@ impl WorkerSum {
         if functions == 0 && former.is_empty() {
             return None;
         }
-        let (totals, durations, withheld) = Default::default();
-        let mut sum = Self { id, gauges, functions, totals, durations, withheld };
+        let (totals, durations, modes) = Default::default();
+        let mut sum = Self { id, gauges, functions, totals, durations, modes };
         for ability in &former {
             sum.add_ability(ability);
         }
@@ -241,7 +241,7 @@ impl WorkerSum {
             let count = functions.len();
             for ability in functions.take(most) {
                 self.add_ability(ability);
-                self.withheld.add(ability.withheld());
+                self.modes.add(ability.mode());
             }
             (count.min(most), count.saturating_sub(most))
         })
@@ -265,7 +265,7 @@ impl WorkerSum {
         WorkerHead {
             connected_unix_ms: times.unix_ms(gauges.connected_ms.get()),
             heard_unix_ms: times.unix_ms(gauges.heard_ms.get()),
-            state: state(gauges, self.withheld.of_all()),
+            state: state(gauges, self.modes.of_all()),
             job,
             run: durations_view(&self.durations),
         }

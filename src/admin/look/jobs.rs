@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::times::Times;
 use super::{JobFilter, Look, Page, base64_of_no_text, function_id, lossy, worker_id};
 use crate::admin::view::{EarlierRunView, JobView, PreviewView, ProgressView};
-use crate::job_server::{self, EarlierRun, Found, JobKey, JobQuery, Now, RunEnd, RunView, Stage, StageKind};
+use crate::job_server::{self, FailedAttempt, Found, JobKey, JobQuery, Now, RequeueReason, RunView, Stage, StageKind};
 use crate::protocol::FunctionName;
 use crate::store::look::{Looking, Sight};
 
@@ -62,7 +62,7 @@ impl Look {
         let (mut place, mut looked_at, mut bytes) = (filter.after.unwrap_or(0), 0, 0);
         for _ in 0..most_looks {
             // Threads that wait for the lock get it between two queries.
-            self.hub.give_way();
+            self.hub.yield_to_waiters();
             let enough = filter.limit.min(items.len() + SHOWN_PER_LOOK);
             let Found { next, looks } = self.hub.find_jobs(&query, place, |job| {
                 let is_new = query.waiter.is_none() || seen.insert(job.handle.number);
@@ -94,7 +94,7 @@ impl Look {
         oldest: &mut HashMap<FunctionName, u64>,
     ) -> Option<usize> {
         let times = self.times(now);
-        self.hub.give_way();
+        self.hub.yield_to_waiters();
         self.hub.list_running_jobs(place, |job| {
             if let Stage::Running(run) = job.stage {
                 let age_ms = times.age_ms(run.since_unix_ms);
@@ -117,7 +117,7 @@ impl Look {
             let is_elsewhere = job.workload.is_none() && preview > 0;
             let key =
                 || JobKey { number: job.handle.number, function: job.function.clone(), unique: job.unique.into() };
-            let earlier_runs = Some(job.earlier_runs.iter().map(|run| earlier_run_view(&times, run)).collect());
+            let earlier_runs = Some(job.failed_attempts.iter().map(|run| earlier_run_view(&times, run)).collect());
             (JobView { earlier_runs, ..job_view(&times, &job, preview) }, is_elsewhere.then(key))
         })?;
         let workload = key.and_then(|key| self.hub.look_at_workload(key));
@@ -204,17 +204,17 @@ pub(super) fn job_view(times: &Times, job: &job_server::JobView<'_>, preview: us
     }
 }
 
-fn earlier_run_view(times: &Times, run: &EarlierRun) -> EarlierRunView {
+fn earlier_run_view(times: &Times, run: &FailedAttempt) -> EarlierRunView {
     EarlierRunView {
         since_unix_ms: times.unix_ms(run.since_unix_ms),
         until_unix_ms: times.unix_ms(run.until_unix_ms),
         holder: worker_id(run.holder),
         client_id: (!run.client.is_empty()).then(|| lossy(&run.client)),
         address: run.host.to_string(),
-        end: match run.end {
-            RunEnd::TimedOut => "timed_out",
-            RunEnd::Disconnected => "disconnected",
-            RunEnd::GivenBack => "given_back",
+        end: match run.reason {
+            RequeueReason::TimedOut => "timed_out",
+            RequeueReason::Disconnected => "disconnected",
+            RequeueReason::GivenBack => "given_back",
         },
     }
 }

@@ -8,7 +8,7 @@ use super::pass::{Pass, Serial, Sum};
 use super::{Look, function_id, lossy, worker_id};
 use crate::admin::view::RuleView;
 use crate::hub::Hub;
-use crate::job_server::{Rule, Who, Withholding};
+use crate::job_server::{Rule, WorkerMode, WorkerSelector};
 use crate::stats::ConnectionGauges;
 
 /// How many connections are examined for one piece.
@@ -21,7 +21,7 @@ const RULES: usize = 16;
 pub struct Rules {
     hub: Arc<Hub>,
     /// Only the rules for exactly these workers; `None` for all.
-    who: Option<Who>,
+    selector: Option<WorkerSelector>,
     left: vec::IntoIter<Rule>,
     /// The last rule that was read.
     last: Option<Rule>,
@@ -56,12 +56,12 @@ impl Sum for Present {
 }
 
 impl Present {
-    fn count(&self, who: &Who) -> u64 {
-        let count = match who {
+    fn count(&self, selector: &WorkerSelector) -> u64 {
+        let count = match selector {
             // Its rules are removed with it.
-            Who::Connection(_) => return 1,
-            Who::Client(id) => self.clients.get(id),
-            Who::Host(address) => self.hosts.get(address),
+            WorkerSelector::Connection(_) => return 1,
+            WorkerSelector::Client(id) => self.clients.get(id),
+            WorkerSelector::Host(address) => self.hosts.get(address),
         };
         count.copied().unwrap_or_default()
     }
@@ -80,14 +80,14 @@ impl Look {
     }
 
     /// The rules for exactly these workers.
-    pub(in crate::admin) fn rules_for(&self, who: Who) -> Rules {
-        self.rules_of(Some(who), Arc::default())
+    pub(in crate::admin) fn rules_for(&self, selector: WorkerSelector) -> Rules {
+        self.rules_of(Some(selector), Arc::default())
     }
 
-    fn rules_of(&self, who: Option<Who>, presence: Arc<Pass<Present>>) -> Rules {
+    fn rules_of(&self, selector: Option<WorkerSelector>, presence: Arc<Pass<Present>>) -> Rules {
         Rules {
             hub: Arc::clone(&self.hub),
-            who,
+            selector,
             left: Vec::new().into_iter(),
             shown: Vec::new().into_iter(),
             last: None,
@@ -105,17 +105,17 @@ impl Rules {
         };
         if self.left.len() == 0 {
             // Threads that wait for the lock get it between two reads.
-            self.hub.give_way();
+            self.hub.yield_to_waiters();
             let after = self.last.as_ref();
-            let rules = match &self.who {
-                Some(who) => self.hub.list_rules_for(who, after),
+            let rules = match &self.selector {
+                Some(selector) => self.hub.list_rules_for(selector, after),
                 None => self.hub.list_rules(after),
             };
             self.last = Some(rules.last()?.clone());
             self.left = rules.into_iter();
         }
         let rules = self.left.by_ref().take(RULES);
-        Some(rules.map(|rule| rule_view(&rule, present.count(&rule.who))).collect())
+        Some(rules.map(|rule| rule_view(&rule, present.count(&rule.selector))).collect())
     }
 }
 
@@ -133,19 +133,19 @@ impl Iterator for Rules {
 }
 
 fn rule_view(rule: &Rule, workers: u64) -> RuleView {
-    let (kind, name) = match &rule.who {
-        Who::Connection(id) => ("connection", worker_id(*id).into_bytes()),
-        Who::Client(id) => ("client", id.clone()),
-        Who::Host(address) => ("host", address.clone().into_bytes()),
+    let (kind, name) = match &rule.selector {
+        WorkerSelector::Connection(id) => ("connection", worker_id(*id).into_bytes()),
+        WorkerSelector::Client(id) => ("client", id.clone()),
+        WorkerSelector::Host(address) => ("host", address.clone().into_bytes()),
     };
     RuleView {
         who: format!("{kind}:{}", lossy(&name)),
         who_id: format!("{kind}:{}", function_id(&name)),
         function: rule.function.as_ref().map(|function| lossy(function.as_bytes())),
         function_id: rule.function.as_ref().map(|function| function_id(function.as_bytes())),
-        how: match rule.how {
-            Withholding::Disabled => "disabled",
-            Withholding::Draining => "draining",
+        how: match rule.mode {
+            WorkerMode::Disabled => "disabled",
+            WorkerMode::Draining => "draining",
         },
         workers,
     }
@@ -166,40 +166,45 @@ mod tests {
         let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
         let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30, Arc::default()))).expect("the hub is open");
         let mut expected = Vec::new();
-        let mut withhold = |who: Who, functions: usize| {
-            hub.withhold(now, &who, None, Withholding::Disabled).unwrap();
-            expected
-                .push((rule_view(&Rule { who: who.clone(), function: None, how: Withholding::Disabled }, 0).who, None));
+        let mut add_rules = |selector: WorkerSelector, functions: usize| {
+            hub.set_worker_mode(now, &selector, None, WorkerMode::Disabled).unwrap();
+            expected.push((
+                rule_view(&Rule { selector: selector.clone(), function: None, mode: WorkerMode::Disabled }, 0).who,
+                None,
+            ));
             for index in 0..functions {
                 let function = format!("f{index:04}");
-                hub.withhold(now, &who, Some(function.as_bytes()), Withholding::Draining).unwrap();
+                hub.set_worker_mode(now, &selector, Some(function.as_bytes()), WorkerMode::Draining).unwrap();
                 expected.push((expected.last().unwrap().0.clone(), Some(function)));
             }
         };
-        withhold(Who::Connection(id), 300);
-        (0..5).for_each(|client| withhold(Who::Client(format!("c{client}").into_bytes()), 110));
-        (0..260).for_each(|host| withhold(Who::Host(format!("h{host:03}")), 0));
+        add_rules(WorkerSelector::Connection(id), 300);
+        (0..5).for_each(|client| add_rules(WorkerSelector::Client(format!("c{client}").into_bytes()), 110));
+        (0..260).for_each(|host| add_rules(WorkerSelector::Host(format!("h{host:03}")), 0));
         let look = Look::new(Arc::clone(&hub), "");
         let shown = |rules: Rules| rules.map(|rule| (rule.who, rule.function)).collect::<Vec<_>>();
         assert_eq!(shown(look.rules()), expected);
-        assert_eq!(shown(look.rules_for(Who::Connection(id))), expected[..301]);
-        assert_eq!(shown(look.rules_for(Who::Client(b"c1".to_vec()))), expected[301 + 111..301 + 222]);
-        assert_eq!(shown(look.rules_for(Who::Host("nobody".to_owned()))), []);
+        assert_eq!(shown(look.rules_for(WorkerSelector::Connection(id))), expected[..301]);
+        assert_eq!(shown(look.rules_for(WorkerSelector::Client(b"c1".to_vec()))), expected[301 + 111..301 + 222]);
+        assert_eq!(shown(look.rules_for(WorkerSelector::Host("nobody".to_owned()))), []);
         // The last rule read may be removed meanwhile.
         let mut rules = look.rules();
         assert_eq!(rules.by_ref().take(256).count(), 256);
-        hub.release(now, &Who::Connection(id), None).unwrap();
+        hub.enable_workers(now, &WorkerSelector::Connection(id), None).unwrap();
         assert_eq!(shown(rules), expected[301..]);
         // A connection's rules are removed with it, whichever connection gets its slot.
-        hub.withhold(now, &Who::Connection(id), None, Withholding::Disabled).unwrap();
+        hub.set_worker_mode(now, &WorkerSelector::Connection(id), None, WorkerMode::Disabled).unwrap();
         hub.disconnect(now, id, crate::job_server::ConnectionEnd::default());
-        assert_eq!(shown(look.rules_for(Who::Connection(id))), []);
+        assert_eq!(shown(look.rules_for(WorkerSelector::Connection(id))), []);
     }
 
     #[test]
     fn names_that_are_no_text_can_be_told_apart() {
         let rule = |id: &[u8]| {
-            rule_view(&Rule { who: Who::Client(id.to_vec()), function: None, how: Withholding::Disabled }, 0)
+            rule_view(
+                &Rule { selector: WorkerSelector::Client(id.to_vec()), function: None, mode: WorkerMode::Disabled },
+                0,
+            )
         };
         assert_eq!(rule(b"a b").who_id, "client:a%20b");
         let (one, other) = (rule(b"\xff"), rule(b"\xfe"));

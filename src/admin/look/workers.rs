@@ -7,11 +7,11 @@ use super::jobs::job_view;
 use super::times::Times;
 use super::{Look, Page, WorkerFilter, base64_of_no_text, durations_view, function_id, lossy};
 use crate::admin::view::{JobView, WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
-use crate::job_server::{ConnectionId, Now, Who};
+use crate::job_server::{ConnectionId, Now, WorkerSelector};
 use crate::protocol::text::connection_id;
 use crate::protocol::{FunctionName, JobHandle};
 use crate::stats::histogram::Durations;
-use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding, WorkCounters};
+use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, WorkCounters, WorkerMode};
 
 /// The id of a connection.
 pub fn worker_id(id: ConnectionId) -> String {
@@ -53,8 +53,12 @@ impl Look {
         let mut view = self.listed_worker(now, id)?;
         view.jobs = Some(self.held_jobs(now, id));
         let client = self.stats().connections.get(&id).and_then(|gauges| gauges.client_id());
-        let who = [Some(Who::Connection(id)), client.map(Who::Client), Some(Who::Host(view.address.clone()))];
-        view.rules = Some(who.into_iter().flatten().flat_map(|who| self.rules_for(who)).collect());
+        let selectors = [
+            Some(WorkerSelector::Connection(id)),
+            client.map(WorkerSelector::Client),
+            Some(WorkerSelector::Host(view.address.clone())),
+        ];
+        view.rules = Some(selectors.into_iter().flatten().flat_map(|selector| self.rules_for(selector)).collect());
         Some(view)
     }
 
@@ -75,7 +79,7 @@ impl Look {
         for (_, connection) in &self.stats().connections {
             connection.with_identity(|_, functions| {
                 if let Some(ability) = functions.iter().find(|ability| ability.function == *function) {
-                    count(&mut states, state(&connection, ability.withheld()));
+                    count(&mut states, state(&connection, ability.mode()));
                 }
             });
         }
@@ -102,32 +106,32 @@ fn is_worker(gauges: &ConnectionGauges) -> bool {
 
 /// The state of a worker. `disabled`, `draining` or `drained` only if rules withhold all of its functions.
 pub(super) fn state_of(gauges: &ConnectionGauges) -> &'static str {
-    let mut withheld = WithheldSum::default();
+    let mut modes = ModeSum::default();
     gauges.with_identity(|_, functions| {
         for ability in functions {
-            withheld.add(ability.withheld());
-            if withheld.is_known() {
+            modes.add(ability.mode());
+            if modes.is_known() {
                 break;
             }
         }
     });
-    state(gauges, withheld.of_all())
+    state(gauges, modes.of_all())
 }
 
 /// The rules of a worker's functions, combined.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct WithheldSum {
+pub(super) struct ModeSum {
     is_one_allowed: bool,
     is_one_disabled: bool,
     is_one_draining: bool,
 }
 
-impl WithheldSum {
-    pub(super) fn add(&mut self, withheld: Option<Withholding>) {
-        match withheld {
+impl ModeSum {
+    pub(super) fn add(&mut self, mode: Option<WorkerMode>) {
+        match mode {
             None => self.is_one_allowed = true,
-            Some(Withholding::Disabled) => self.is_one_disabled = true,
-            Some(Withholding::Draining) => self.is_one_draining = true,
+            Some(WorkerMode::Disabled) => self.is_one_disabled = true,
+            Some(WorkerMode::Draining) => self.is_one_draining = true,
         }
     }
 
@@ -136,25 +140,25 @@ impl WithheldSum {
         self.is_one_allowed
     }
 
-    /// How the worker's jobs are withheld, if all are: `Disabled` if that applies to at least one of its
-    /// functions.
-    pub(super) const fn of_all(self) -> Option<Withholding> {
+    /// The mode of the worker, if none of its functions is enabled: `Disabled` if that applies to at least
+    /// one of them.
+    pub(super) const fn of_all(self) -> Option<WorkerMode> {
         match self {
             Self { is_one_allowed: true, .. } => None,
-            Self { is_one_disabled: true, .. } => Some(Withholding::Disabled),
-            Self { is_one_draining: true, .. } => Some(Withholding::Draining),
+            Self { is_one_disabled: true, .. } => Some(WorkerMode::Disabled),
+            Self { is_one_draining: true, .. } => Some(WorkerMode::Draining),
             Self { .. } => None,
         }
     }
 }
 
 /// The first matching state, given the rule: of a worker, or of one of its functions.
-pub(super) fn state(gauges: &ConnectionGauges, withheld: Option<Withholding>) -> &'static str {
+pub(super) fn state(gauges: &ConnectionGauges, mode: Option<WorkerMode>) -> &'static str {
     let runs = gauges.running.get() > 0;
-    match (withheld, gauges.sleep()) {
-        (Some(Withholding::Disabled), _) => "disabled",
-        (Some(Withholding::Draining), _) if runs => "draining",
-        (Some(Withholding::Draining), _) => "drained",
+    match (mode, gauges.sleep()) {
+        (Some(WorkerMode::Disabled), _) => "disabled",
+        (Some(WorkerMode::Draining), _) if runs => "draining",
+        (Some(WorkerMode::Draining), _) => "drained",
         _ if runs => "working",
         (_, SleepState::Asleep) => "asleep",
         (_, SleepState::Woken) => "woken",
@@ -234,9 +238,9 @@ fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) ->
         id: function_id(ability.function.as_bytes()),
         name: lossy(ability.function.as_bytes()),
         in_use,
-        withheld: ability.withheld().map(|how| match how {
-            Withholding::Disabled => "disabled",
-            Withholding::Draining => "draining",
+        withheld: ability.mode().map(|mode| match mode {
+            WorkerMode::Disabled => "disabled",
+            WorkerMode::Draining => "draining",
         }),
         totals,
         run: durations_view(durations),

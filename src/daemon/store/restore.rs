@@ -89,7 +89,7 @@ impl Feed {
         }
         self.jobs += self.batch.len() as u64;
         // Workers that wait for the lock come first.
-        self.hub.give_way();
+        self.hub.yield_to_waiters();
         let has_memory = self.hub.restore(self.clock.now(), self.batch.drain(..));
         self.wanted = if has_memory { Workloads::Wanted } else { Workloads::Unwanted };
         if self.said.elapsed() >= PROGRESS_INTERVAL {

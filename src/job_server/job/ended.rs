@@ -1,6 +1,6 @@
 //! A job that has ended and whose clients are not all notified: its slot is kept for their waits.
 
-use super::{Held, JobState, Jobs, Kept, NONE};
+use super::{Held, JobState, Jobs, NONE, Residency};
 use crate::protocol::Workload;
 
 impl Jobs {
@@ -13,7 +13,7 @@ impl Jobs {
         let body = std::mem::replace(&mut job.body, nothing);
         job.state = JobState::Ended;
         job.function = NONE;
-        job.kept = Kept::Memory;
+        job.residency = Residency::Memory;
         job.unique_length = 0;
         job.reducer_length = 0;
         body.free(&mut self.bodies);

@@ -1,6 +1,6 @@
 //! Moving a job to another function: only its place in the indexes changes.
 
-use super::{JobRef, Jobs, Kept, WORKLOAD_IS_UNIQUE, has_unique, key_hash};
+use super::{JobRef, Jobs, Residency, WORKLOAD_IS_UNIQUE, has_unique, key_hash};
 
 impl Jobs {
     /// The job of `function` that this job of another function would equal after a move.
@@ -24,8 +24,8 @@ impl Jobs {
     pub(in crate::job_server) fn set_function(&mut self, slot: u32, function: u32) {
         let job = self.get(slot);
         let (hash, before) = (job.hash, job.function);
-        // A unique id without namesakes is indexed without its function.
-        if job.is_keyed_by_workload() || self.namesakes.contains_key(&slot) {
+        // A unique id without siblings is indexed without its function.
+        if job.is_keyed_by_workload() || self.siblings.contains_key(&slot) {
             self.by_key.remove(slot, key_hash(hash, before));
             self.by_key.insert(slot, key_hash(hash, function));
         }
@@ -33,9 +33,9 @@ impl Jobs {
     }
 
     fn have_one_workload(&self, one: JobRef<'_>, other: JobRef<'_>) -> bool {
-        match (one.kept, other.kept) {
-            (Kept::Store, Kept::Store) => one.rest().as_bytes() == other.rest().as_bytes(),
-            (Kept::Store, _) => self.has_workload(one, other.rest().as_bytes()),
+        match (one.residency, other.residency) {
+            (Residency::Store, Residency::Store) => one.rest().as_bytes() == other.rest().as_bytes(),
+            (Residency::Store, _) => self.has_workload(one, other.rest().as_bytes()),
             _ => self.has_workload(other, one.rest().as_bytes()),
         }
     }

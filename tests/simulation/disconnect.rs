@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use gearmand::job_server::{ConnectionEnd, ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp};
+use gearmand::job_server::{
+    ConnectionEnd, ConnectionId, DisconnectProgress, Effects, Event, JobServer, Now, Policy, StoreOp,
+};
 use gearmand::protocol::{GrabKind, JobHandle, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
@@ -95,7 +97,7 @@ fn leave(awaited: usize, held: usize) {
     let (mut turns, mut done) = (0, 0);
     server.start_turn();
     while server.disconnect(NOW, leaver, ConnectionEnd { wants_answers: true, missed_last: false }, &mut ears)
-        != Departure::Done
+        != DisconnectProgress::Done
     {
         server.check_invariants();
         server.start_turn();

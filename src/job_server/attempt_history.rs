@@ -1,13 +1,14 @@
-//! Failed runs of jobs, for monitoring: a bounded number, of jobs that still exist.
+//! Failed attempts of jobs, for monitoring: a bounded number, of jobs that still exist.
 
 use std::collections::BTreeMap;
 
 use super::connection::Run;
 use super::{ConnectionId, JobServer, Now, US_PER_S};
 
-/// The maximum number of runs that are remembered of one job: the last ones.
+/// The maximum number of attempts that are remembered of one job: the last ones.
 const MOST_OF_JOB: usize = 8;
-/// The maximum number of runs that are remembered in all. Beyond it those of the oldest jobs are forgotten.
+/// The maximum number of attempts that are remembered in all. Beyond it those of the oldest jobs are
+/// forgotten.
 const MOST: usize = 100_000;
 
 /// How often a job may be requeued without an attempt: after a worker left that had probably not read it, or
@@ -15,9 +16,9 @@ const MOST: usize = 100_000;
 /// are missed once, a quarter twice, and so on: this is enough for queues of tens of thousands.
 const MOST_MISSES: u8 = 16;
 
-/// A run that failed: its job was requeued.
+/// A failed attempt: a run of a job whose job was requeued.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EarlierRun {
+pub struct FailedAttempt {
     /// When it began, in milliseconds since 1970.
     pub since_unix_ms: u64,
     /// When it ended, by the same clock, as if that had not been set meanwhile.
@@ -28,13 +29,13 @@ pub struct EarlierRun {
     pub client: Box<[u8]>,
     /// The address of the worker.
     pub host: Box<str>,
-    /// How it ended.
-    pub end: RunEnd,
+    /// Why the job was requeued.
+    pub reason: RequeueReason,
 }
 
-/// How a run failed.
+/// Why a job was requeued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunEnd {
+pub enum RequeueReason {
     /// The worker exceeded its timeout.
     TimedOut,
     /// The worker's connection ended.
@@ -43,18 +44,18 @@ pub enum RunEnd {
     GivenBack,
 }
 
-/// All remembered runs, by job number.
+/// All remembered attempts, by job number.
 #[derive(Debug, Default)]
-pub(super) struct EarlierRuns {
-    of_jobs: BTreeMap<u64, Vec<EarlierRun>>,
+pub(super) struct AttemptHistory {
+    of_jobs: BTreeMap<u64, Vec<FailedAttempt>>,
     count: usize,
     /// How often jobs were requeued without an attempt. At most [`MOST`] jobs; for others every lost worker
     /// counts as an attempt.
     misses: BTreeMap<u64, u8>,
 }
 
-impl EarlierRuns {
-    fn add(&mut self, number: u64, run: EarlierRun) {
+impl AttemptHistory {
+    fn add(&mut self, number: u64, attempt: FailedAttempt) {
         while self.count >= MOST
             && let Some((_, oldest)) = self.of_jobs.pop_first()
         {
@@ -66,16 +67,16 @@ impl EarlierRuns {
         } else {
             self.count += 1;
         }
-        of_job.push(run);
+        of_job.push(attempt);
     }
 
-    /// The number of remembered runs.
+    /// The number of remembered attempts.
     pub(super) const fn len(&self) -> usize {
         self.count
     }
 
-    /// The runs of a job, oldest first.
-    pub(super) fn of(&self, number: u64) -> &[EarlierRun] {
+    /// The failed attempts of a job, oldest first.
+    pub(super) fn of(&self, number: u64) -> &[FailedAttempt] {
         self.of_jobs.get(&number).map_or(&[], Vec::as_slice)
     }
 
@@ -99,7 +100,7 @@ impl EarlierRuns {
         }
     }
 
-    /// Forgets the failed runs of a job that has ended.
+    /// Forgets the failed attempts of a job that has ended.
     pub(super) fn forget(&mut self, number: u64) {
         self.count -= self.of_jobs.remove(&number).map_or(0, |of_job| of_job.len());
     }
@@ -115,36 +116,37 @@ impl JobServer {
     /// whether the job is spared the attempt.
     pub(super) fn may_miss(&mut self, run: u32) -> bool {
         let number = self.jobs.get(self.runs[run as usize].job).number();
-        self.earlier_runs.miss(number)
+        self.attempt_history.miss(number)
     }
 
-    /// Remembers a failed run whose job is requeued.
-    pub(super) fn remember_run(&mut self, now: Now, run: u32, end: RunEnd) {
+    /// Records a failed attempt, whose job is requeued.
+    pub(super) fn record_attempt(&mut self, now: Now, run: u32, reason: RequeueReason) {
         let Run { job, connection, since_us, since_unix_ms, .. } = self.runs[run as usize];
         let gauges = &self.connections[connection as usize].gauges;
         let took_ms = now.monotonic_us.saturating_sub(since_us) * 1000 / US_PER_S;
-        let earlier = EarlierRun {
+        let attempt = FailedAttempt {
             since_unix_ms,
             until_unix_ms: since_unix_ms.saturating_add(took_ms),
             holder: self.id_of(connection),
             client: gauges.client_id().unwrap_or_default().into(),
             host: gauges.peer.as_str().into(),
-            end,
+            reason,
         };
-        self.earlier_runs.add(self.jobs.get(job).number(), earlier);
+        self.attempt_history.add(self.jobs.get(job).number(), attempt);
     }
 
-    /// Checks that runs are remembered only of jobs that exist and were requeued.
-    pub(super) fn check_earlier_runs(&self) {
-        let EarlierRuns { of_jobs, count, misses } = &self.earlier_runs;
-        assert_eq!(of_jobs.values().map(Vec::len).sum::<usize>(), *count, "earlier runs are counted wrongly");
-        assert!(*count <= MOST && misses.len() <= MOST, "too many earlier runs are remembered");
+    /// Checks that attempts are remembered only of jobs that exist and were requeued.
+    pub(super) fn check_attempt_history(&self) {
+        let AttemptHistory { of_jobs, count, misses } = &self.attempt_history;
+        assert_eq!(of_jobs.values().map(Vec::len).sum::<usize>(), *count, "failed attempts are counted wrongly");
+        assert!(*count <= MOST && misses.len() <= MOST, "too many failed attempts are remembered");
         assert!(misses.keys().all(|number| self.jobs.find_number(*number).is_some()), "a miss of a job that is gone");
-        for (number, runs) in of_jobs {
+        for (number, remembered) in of_jobs {
             let attempts = self.jobs.find_number(*number).map(|slot| self.jobs.get(slot).attempts);
             assert!(
-                attempts.is_some_and(|attempts| (1..=usize::from(attempts).min(MOST_OF_JOB)).contains(&runs.len())),
-                "earlier runs of a job that has fewer"
+                attempts
+                    .is_some_and(|attempts| (1..=usize::from(attempts).min(MOST_OF_JOB)).contains(&remembered.len())),
+                "more failed attempts are remembered than the job has"
             );
         }
     }
@@ -154,48 +156,48 @@ impl JobServer {
 mod tests {
     use super::*;
 
-    fn run(since_unix_ms: u64) -> EarlierRun {
-        EarlierRun {
+    fn attempt(since_unix_ms: u64) -> FailedAttempt {
+        FailedAttempt {
             since_unix_ms,
             until_unix_ms: since_unix_ms,
             holder: ConnectionId { slot: 0, generation: 0 },
             client: Box::default(),
             host: Box::default(),
-            end: RunEnd::TimedOut,
+            reason: RequeueReason::TimedOut,
         }
     }
 
     #[test]
     fn a_job_is_spared_a_bounded_number_of_times_and_so_are_jobs() {
-        let mut runs = EarlierRuns::default();
-        let spared = |runs: &mut EarlierRuns, number| (0..100).filter(|_| runs.miss(number)).count();
-        assert_eq!(spared(&mut runs, 7), usize::from(MOST_MISSES));
-        runs.forget_misses(7);
-        assert_eq!((runs.misses.len(), spared(&mut runs, 7)), (0, usize::from(MOST_MISSES)));
-        (10..).take(MOST).for_each(|number| assert_eq!(runs.miss(number), number < 9 + MOST as u64));
-        assert_eq!(runs.misses.len(), MOST);
+        let mut history = AttemptHistory::default();
+        let spared = |history: &mut AttemptHistory, number| (0..100).filter(|_| history.miss(number)).count();
+        assert_eq!(spared(&mut history, 7), usize::from(MOST_MISSES));
+        history.forget_misses(7);
+        assert_eq!((history.misses.len(), spared(&mut history, 7)), (0, usize::from(MOST_MISSES)));
+        (10..).take(MOST).for_each(|number| assert_eq!(history.miss(number), number < 9 + MOST as u64));
+        assert_eq!(history.misses.len(), MOST);
     }
 
     #[test]
-    fn the_last_runs_of_a_job_are_remembered() {
-        let mut runs = EarlierRuns::default();
-        (0..20).for_each(|since| runs.add(7, run(since)));
-        let since: Vec<u64> = runs.of(7).iter().map(|run| run.since_unix_ms).collect();
-        assert_eq!((since, runs.count), ((12..20).collect(), MOST_OF_JOB));
-        runs.forget(7);
-        runs.forget(7);
-        assert_eq!((runs.of(7).len(), runs.count), (0, 0));
+    fn the_last_attempts_of_a_job_are_remembered() {
+        let mut history = AttemptHistory::default();
+        (0..20).for_each(|since| history.add(7, attempt(since)));
+        let since: Vec<u64> = history.of(7).iter().map(|run| run.since_unix_ms).collect();
+        assert_eq!((since, history.count), ((12..20).collect(), MOST_OF_JOB));
+        history.forget(7);
+        history.forget(7);
+        assert_eq!((history.of(7).len(), history.count), (0, 0));
     }
 
     #[test]
-    fn the_runs_of_all_jobs_are_bounded_and_those_of_the_oldest_go_first() {
-        let mut runs = EarlierRuns::default();
-        (0..3).for_each(|since| runs.add(1, run(since)));
-        (10..).take(MOST).for_each(|number| runs.add(number, run(number)));
-        assert_eq!((runs.of(1).len(), runs.of(10).len()), (0, 1));
-        assert!(runs.count <= MOST && runs.count > MOST - 3, "{}", runs.count);
-        // Runs of an older job are remembered while nothing newer needs the room.
-        runs.add(2, run(0));
-        assert_eq!(runs.of(2).len(), 1);
+    fn the_attempts_of_all_jobs_are_bounded_and_those_of_the_oldest_go_first() {
+        let mut history = AttemptHistory::default();
+        (0..3).for_each(|since| history.add(1, attempt(since)));
+        (10..).take(MOST).for_each(|number| history.add(number, attempt(number)));
+        assert_eq!((history.of(1).len(), history.of(10).len()), (0, 1));
+        assert!(history.count <= MOST && history.count > MOST - 3, "{}", history.count);
+        // Attempts of an older job are remembered while nothing newer needs the room.
+        history.add(2, attempt(0));
+        assert_eq!(history.of(2).len(), 1);
     }
 }

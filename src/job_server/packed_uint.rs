@@ -1,12 +1,12 @@
-//! Numbers in as few bytes as they need.
+//! Unsigned integers in fewer bytes than a `u64`.
 
 use std::fmt;
 
-/// A number that takes `BYTES` bytes. Larger numbers saturate.
+/// An unsigned integer that takes `BYTES` bytes. Larger numbers saturate.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Short<const BYTES: usize>([u8; BYTES]);
+pub(super) struct PackedUint<const BYTES: usize>([u8; BYTES]);
 
-impl<const BYTES: usize> Short<BYTES> {
+impl<const BYTES: usize> PackedUint<BYTES> {
     pub(super) fn new(number: u64) -> Self {
         let number = number.min((1 << (8 * BYTES)) - 1).to_le_bytes();
         Self(std::array::from_fn(|index| number[index]))
@@ -19,7 +19,7 @@ impl<const BYTES: usize> Short<BYTES> {
     }
 }
 
-impl<const BYTES: usize> fmt::Debug for Short<BYTES> {
+impl<const BYTES: usize> fmt::Debug for PackedUint<BYTES> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.get().fmt(f)
     }
@@ -32,10 +32,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_as_much_as_does() {
         for number in [0, 1, 255, 256, 0xff_ffff_ffff] {
-            assert_eq!(Short::<5>::new(number).get(), number);
+            assert_eq!(PackedUint::<5>::new(number).get(), number);
         }
         for number in [0x100_0000_0000, u64::MAX] {
-            assert_eq!(Short::<5>::new(number).get(), 0xff_ffff_ffff);
+            assert_eq!(PackedUint::<5>::new(number).get(), 0xff_ffff_ffff);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Adding jobs to the store, and the clients that wait for its answer.
+//! Jobs that the store was asked to add, and the clients that wait for its answer.
 //!
 //! A new background job is in the state Storing until the store has it. It is in the indexes, so that equal
 //! submissions join it, and nowhere else. Each background submission of it, and each foreground one that
@@ -10,7 +10,7 @@
 
 use super::effects::Effects;
 use super::index::NONE;
-use super::job::{JobState, Kept};
+use super::job::{JobState, Residency};
 use super::stored::{StoreFailure, StoreOp};
 use super::tell::Said;
 use super::{ConnectionId, JobServer, Now, price};
@@ -18,7 +18,7 @@ use crate::protocol::{JobHandle, PeerError, Response};
 
 /// A pending addition of a job to the store. Its slot is the ticket of the operation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Addition {
+pub(super) struct PendingAdd {
     /// The job; [`NONE`] if it has ended.
     pub(super) job: u32,
     /// Bytes of its workload, for after it has ended.
@@ -26,13 +26,13 @@ pub(super) struct Addition {
     number: u64,
     prefix: u8,
     /// The list of the submissions that wait for it, oldest first.
-    pub(super) first_creation: u32,
-    last_creation: u32,
+    pub(super) first_reply: u32,
+    last_reply: u32,
 }
 
-/// A submission whose JOB_CREATED waits for the store.
+/// A submission that is answered with JOB_CREATED, or an ERROR, once the store has answered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Creation {
+pub(super) struct PendingReply {
     pub(super) connection: ConnectionId,
     pub(super) gap: u64,
     pub(super) next: u32,
@@ -56,52 +56,52 @@ impl JobServer {
     /// answer.
     pub(super) fn store_late(&mut self, from: u32, job: u32, effects: &mut impl Effects) {
         let ticket = self.begin_to_store(from, job, effects);
-        self.late_additions.insert(job, ticket);
+        self.late_adds.insert(job, ticket);
     }
 
     fn begin_to_store(&mut self, from: u32, job: u32, effects: &mut impl Effects) -> u32 {
-        let kept = self.jobs.get(job);
-        let (number, prefix, function) = (kept.number(), kept.prefix, kept.function);
+        let added = self.jobs.get(job);
+        let (number, prefix, function) = (added.number(), added.prefix, added.function);
         let name = &self.functions[function as usize].name;
-        let stored = kept.to_stored(name, &self.prefixes);
+        let stored = added.to_stored(name, &self.prefixes);
         let durability = self.policy.durability_of(name);
-        let workload = kept.workload_memory();
-        let new = Addition { job, workload, number, prefix, first_creation: NONE, last_creation: NONE };
-        let addition = self.additions.insert(new);
-        let ticket = u32::try_from(addition).unwrap_or(NONE);
-        self.set_kept(job, Kept::Storing);
-        self.await_creation(from, ticket, effects);
+        let workload = added.workload_memory();
+        let new = PendingAdd { job, workload, number, prefix, first_reply: NONE, last_reply: NONE };
+        let pending = self.pending_adds.insert(new);
+        let ticket = u32::try_from(pending).unwrap_or(NONE);
+        self.set_residency(job, Residency::Storing);
+        self.await_reply(from, ticket, effects);
         effects.store(StoreOp::Add { ticket, durability, job: stored });
         ticket
     }
 
     /// The pending addition of a job.
-    pub(super) fn addition_of(&self, job: u32) -> Option<u32> {
+    pub(super) fn pending_add_of(&self, job: u32) -> Option<u32> {
         match self.jobs.get(job).state {
             JobState::Storing(ticket) => Some(ticket),
-            _ if self.jobs.get(job).kept == Kept::Storing => self.late_additions.get(&job).copied(),
+            _ if self.jobs.get(job).residency == Residency::Storing => self.late_adds.get(&job).copied(),
             _ => None,
         }
     }
 
-    /// Makes a submission of `from` wait for the answer to an addition.
-    pub(super) fn await_creation(&mut self, from: u32, ticket: u32, effects: &mut impl Effects) {
+    /// Makes a submission of `from` wait for the answer to a pending addition.
+    pub(super) fn await_reply(&mut self, from: u32, ticket: u32, effects: &mut impl Effects) {
         let connection = self.id_of(from);
-        let addition = &mut self.additions[ticket as usize];
-        let weight = usize::try_from(addition.workload).unwrap_or(usize::MAX);
+        let pending = &mut self.pending_adds[ticket as usize];
+        let weight = usize::try_from(pending.workload).unwrap_or(usize::MAX);
         let asking = &mut self.connections[from as usize];
-        let creation = self.creations.insert(Creation { connection, gap: asking.gaps, next: NONE });
+        let reply = self.pending_replies.insert(PendingReply { connection, gap: asking.gaps, next: NONE });
         asking.gaps += 1;
         asking.open_gaps += 1;
-        let creation = u32::try_from(creation).unwrap_or(NONE);
-        match std::mem::replace(&mut addition.last_creation, creation) {
-            NONE => addition.first_creation = creation,
-            last => self.creations[last as usize].next = creation,
+        let reply = u32::try_from(reply).unwrap_or(NONE);
+        match std::mem::replace(&mut pending.last_reply, reply) {
+            NONE => pending.first_reply = reply,
+            last => self.pending_replies[last as usize].next = reply,
         }
         effects.hold(connection, weight.saturating_add(GAP_WEIGHT));
     }
 
-    /// Processes the store's answer to an addition. Returns whether it is complete: with very many
+    /// Processes the store's answer to a pending addition. Returns whether it is complete: with very many
     /// submissions, call again after other connections have run.
     pub(super) fn added(
         &mut self,
@@ -110,21 +110,21 @@ impl JobServer {
         result: Result<(), StoreFailure>,
         effects: &mut impl Effects,
     ) -> bool {
-        let Some(addition) = self.additions.get(ticket as usize) else {
+        let Some(pending) = self.pending_adds.get(ticket as usize) else {
             debug_assert!(false, "the store answered what it was not asked");
             return true;
         };
-        let Addition { job, workload, number, prefix, first_creation, .. } = *addition;
+        let PendingAdd { job, workload, number, prefix, first_reply, .. } = *pending;
         // A job that ended before it was stored did all it was submitted for: no error.
         let error = result.err().filter(|_| job != NONE).map(peer_error);
-        let (mut creation, mut count) = (first_creation, 0);
-        while creation != NONE {
+        let (mut reply, mut count) = (first_reply, 0);
+        while reply != NONE {
             if count > 0 && self.is_turn_over() {
-                self.additions[ticket as usize].first_creation = creation;
+                self.pending_adds[ticket as usize].first_reply = reply;
                 return false;
             }
             count += 1;
-            let Creation { connection, gap, next } = self.creations.remove(creation as usize);
+            let PendingReply { connection, gap, next } = self.pending_replies.remove(reply as usize);
             if let Some(slot) = self.slot_of(connection) {
                 self.connections[slot as usize].open_gaps -= 1;
                 let handle = JobHandle { prefix: self.prefixes.get(prefix), number };
@@ -135,11 +135,11 @@ impl JobServer {
                     self.tell_accepted(job, effects);
                 }
             }
-            creation = next;
+            reply = next;
         }
-        self.additions.remove(ticket as usize);
+        self.pending_adds.remove(ticket as usize);
         if job == NONE {
-            self.holdings.ended -= workload;
+            self.memory_totals.ended -= workload;
         } else {
             self.settle(now, job, result.is_ok(), effects);
         }
@@ -150,9 +150,9 @@ impl JobServer {
     fn settle(&mut self, now: Now, job: u32, is_stored: bool, effects: &mut impl Effects) {
         let is_new = matches!(self.jobs.get(job).state, JobState::Storing(_));
         if !is_new {
-            self.late_additions.remove(&job);
+            self.late_adds.remove(&job);
         }
-        self.set_kept(job, if is_stored { Kept::Both } else { Kept::Memory });
+        self.set_residency(job, if is_stored { Residency::Both } else { Residency::Memory });
         if is_new {
             if !is_stored {
                 self.end(job, None, Said::Nothing, effects);
@@ -172,11 +172,11 @@ impl JobServer {
     }
 
     /// Detaches the pending addition of a job that ends: its submissions are still answered.
-    pub(super) fn detach_addition(&mut self, job: u32) {
-        if let Some(ticket) = self.addition_of(job) {
-            self.additions[ticket as usize].job = NONE;
-            self.holdings.ended += self.additions[ticket as usize].workload;
-            self.late_additions.remove(&job);
+    pub(super) fn detach_pending_add(&mut self, job: u32) {
+        if let Some(ticket) = self.pending_add_of(job) {
+            self.pending_adds[ticket as usize].job = NONE;
+            self.memory_totals.ended += self.pending_adds[ticket as usize].workload;
+            self.late_adds.remove(&job);
         }
     }
 }

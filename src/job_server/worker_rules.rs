@@ -1,4 +1,4 @@
-//! Worker rules: which workers get no jobs, by decision of the operator.
+//! Worker rules: the operator's decisions that workers are disabled or draining, and get no jobs.
 //!
 //! A rule is looked up when a connection registers a function, when it sets its client id, and when rules
 //! change. The result is stored with the ability, so that grabs and wake-ups check only a flag. The worker is
@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
 use super::connection::Ability;
-use super::control::{ControlError, Place, Rule, Who, check_function_name};
+use super::control::{ControlError, Cursor, Rule, WorkerSelector, check_function_name};
 use super::effects::Effects;
 use super::index::NONE;
-use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, Withholding, price};
+use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, WorkerMode, price};
 use crate::protocol::FunctionName;
 use crate::protocol::names::CLIENT_ID_MAX;
 
@@ -28,16 +28,17 @@ const RULE: u32 = 4;
 /// The maximum length of a host name, in bytes: that of names in the DNS.
 const HOST_MAX: usize = 255;
 
-/// The rules of one selector, by function. The entry without a function is for all functions.
-type Withheld = BTreeMap<Option<FunctionName>, Withholding>;
+/// The modes that the rules of one selector set, by function. The entry without a function is for all
+/// functions.
+type Modes = BTreeMap<Option<FunctionName>, WorkerMode>;
 
 /// All rules.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// By connection slot.
-    connections: BTreeMap<u32, Withheld>,
-    clients: BTreeMap<Vec<u8>, Withheld>,
-    hosts: BTreeMap<String, Withheld>,
+    connections: BTreeMap<u32, Modes>,
+    clients: BTreeMap<Vec<u8>, Modes>,
+    hosts: BTreeMap<String, Modes>,
     /// Connections whose rules have changed and that were not processed yet; some are processed already, or
     /// gone.
     stale: VecDeque<ConnectionId>,
@@ -55,28 +56,28 @@ impl Rules {
     }
 
     /// The rules of a selector, to be changed.
-    fn of(&mut self, who: &Who) -> &mut Withheld {
-        match who {
-            Who::Connection(id) => self.connections.entry(id.slot).or_default(),
-            Who::Client(id) => self.clients.entry(id.clone()).or_default(),
-            Who::Host(address) => self.hosts.entry(address.clone()).or_default(),
+    fn of(&mut self, selector: &WorkerSelector) -> &mut Modes {
+        match selector {
+            WorkerSelector::Connection(id) => self.connections.entry(id.slot).or_default(),
+            WorkerSelector::Client(id) => self.clients.entry(id.clone()).or_default(),
+            WorkerSelector::Host(address) => self.hosts.entry(address.clone()).or_default(),
         }
     }
 
     /// The rules of a selector, if there are any.
-    fn get(&self, who: &Who) -> Option<&Withheld> {
-        match who {
-            Who::Connection(id) => self.connections.get(&id.slot),
-            Who::Client(id) => self.clients.get(id),
-            Who::Host(address) => self.hosts.get(address),
+    fn get(&self, selector: &WorkerSelector) -> Option<&Modes> {
+        match selector {
+            WorkerSelector::Connection(id) => self.connections.get(&id.slot),
+            WorkerSelector::Client(id) => self.clients.get(id),
+            WorkerSelector::Host(address) => self.hosts.get(address),
         }
     }
 
     /// Removes selectors that have no rules left.
     fn tidy(&mut self) {
-        self.connections.retain(|_, withheld| !withheld.is_empty());
-        self.clients.retain(|_, withheld| !withheld.is_empty());
-        self.hosts.retain(|_, withheld| !withheld.is_empty());
+        self.connections.retain(|_, modes| !modes.is_empty());
+        self.clients.retain(|_, modes| !modes.is_empty());
+        self.hosts.retain(|_, modes| !modes.is_empty());
     }
 
     fn is_empty(&self) -> bool {
@@ -90,96 +91,96 @@ impl Rules {
 }
 
 impl JobServer {
-    /// Withholds jobs from workers, of one function or of all. Jobs that they hold continue. Returns the
-    /// number of workers affected now: those that offer the function.
+    /// Disables or drains workers, for one function or for all: they get no jobs. Jobs that they hold
+    /// continue. Returns the number of workers affected now: those that offer the function.
     ///
     /// A rule for a connection lasts as long as the connection; a rule for a client id or a host lasts until
-    /// it is removed with [`release`](Self::release). A second rule for the same workers and function
-    /// replaces the first.
+    /// it is removed with [`enable_workers`](Self::enable_workers). A second rule for the same workers and
+    /// function replaces the first.
     ///
     /// # Errors
     /// [`ControlError::NoSuchWorker`] for a connection that does not exist, [`ControlError::NameTooLong`] or
     /// [`ControlError::BadName`] for a name that no worker or function can have,
     /// [`ControlError::TooManyRules`] beyond 1,000 rules, or beyond 10,000 for connections in all.
-    pub fn withhold(
+    pub fn set_worker_mode(
         &mut self,
         now: Now,
-        who: &Who,
+        selector: &WorkerSelector,
         function: Option<&[u8]>,
-        how: Withholding,
+        mode: WorkerMode,
         effects: &mut impl Effects,
     ) -> Result<usize, ControlError> {
-        let changed = self.insert_rule(who, function, how)?;
+        let changed = self.insert_rule(selector, function, mode)?;
         let function = function.map(FunctionName::new);
         if changed {
-            self.store_rule(who, function.as_ref(), Some(how), effects);
+            self.store_rule(selector, function.as_ref(), Some(mode), effects);
         }
-        Ok(self.apply_rules_to(now, who, &[function], effects))
+        Ok(self.apply_rules_to(now, selector, &[function], effects))
     }
 
     /// Inserts a rule without applying or storing it. Returns whether it is new, or has changed.
     pub(super) fn insert_rule(
         &mut self,
-        who: &Who,
+        selector: &WorkerSelector,
         function: Option<&[u8]>,
-        how: Withholding,
+        mode: WorkerMode,
     ) -> Result<bool, ControlError> {
-        let fits = match who {
-            Who::Connection(_) => true,
-            Who::Client(id) => id.len() <= CLIENT_ID_MAX,
-            Who::Host(address) => address.len() <= HOST_MAX,
+        let fits = match selector {
+            WorkerSelector::Connection(_) => true,
+            WorkerSelector::Client(id) => id.len() <= CLIENT_ID_MAX,
+            WorkerSelector::Host(address) => address.len() <= HOST_MAX,
         };
         if !fits {
             return Err(ControlError::NameTooLong);
         }
         function.map_or(Ok(()), check_function_name)?;
         let function = function.map(FunctionName::new);
-        if let Who::Connection(id) = who {
+        if let WorkerSelector::Connection(id) = selector {
             self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
         }
-        let known = self.rules.get(who);
+        let known = self.rules.get(selector);
         let is_new = !known.is_some_and(|known| known.contains_key(&function));
-        let count = match who {
-            Who::Connection(_) => known.map_or(0, BTreeMap::len),
-            Who::Client(_) | Who::Host(_) => self.rules.remembered(),
+        let count = match selector {
+            WorkerSelector::Connection(_) => known.map_or(0, BTreeMap::len),
+            WorkerSelector::Client(_) | WorkerSelector::Host(_) => self.rules.remembered(),
         };
-        let is_too_much =
-            self.rules.for_connections() >= MAX_RULES_FOR_CONNECTIONS && matches!(who, Who::Connection(_));
+        let is_too_much = self.rules.for_connections() >= MAX_RULES_FOR_CONNECTIONS
+            && matches!(selector, WorkerSelector::Connection(_));
         if is_new && (count >= MAX_RULES || is_too_much) {
             return Err(ControlError::TooManyRules);
         }
-        Ok(self.rules.of(who).insert(function, how) != Some(how))
+        Ok(self.rules.of(selector).insert(function, mode) != Some(mode))
     }
 
-    /// Removes what [`withhold`](Self::withhold) set for exactly these workers: the rule for one function, or
-    /// without one all their rules. Returns the number of workers affected now.
+    /// Removes what [`set_worker_mode`](Self::set_worker_mode) set for exactly these workers: the rule for
+    /// one function, or without one all their rules. Returns the number of workers affected now.
     ///
     /// # Errors
     /// [`ControlError::NoSuchWorker`] for a connection that does not exist, [`ControlError::NoSuchRule`] if
-    /// nothing was withheld from exactly these workers: another rule may still withhold it.
-    pub fn release(
+    /// there is no rule for exactly these workers: others may still apply to them.
+    pub fn enable_workers(
         &mut self,
         now: Now,
-        who: &Who,
+        selector: &WorkerSelector,
         function: Option<&[u8]>,
         effects: &mut impl Effects,
     ) -> Result<usize, ControlError> {
-        if let Who::Connection(id) = who {
+        if let WorkerSelector::Connection(id) = selector {
             self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
         }
-        let withheld = self.rules.of(who);
-        let released: Vec<Option<FunctionName>> = match function.map(|name| Some(FunctionName::new(name))) {
-            Some(function) => withheld.remove(&function).map(|_| function).into_iter().collect(),
-            None => std::mem::take(withheld).into_keys().collect(),
+        let modes = self.rules.of(selector);
+        let removed: Vec<Option<FunctionName>> = match function.map(|name| Some(FunctionName::new(name))) {
+            Some(function) => modes.remove(&function).map(|_| function).into_iter().collect(),
+            None => std::mem::take(modes).into_keys().collect(),
         };
         self.rules.tidy();
-        for function in &released {
-            self.store_rule(who, function.as_ref(), None, effects);
+        for function in &removed {
+            self.store_rule(selector, function.as_ref(), None, effects);
         }
-        if released.is_empty() {
+        if removed.is_empty() {
             return Err(ControlError::NoSuchRule);
         }
-        Ok(self.apply_rules_to(now, who, &released, effects))
+        Ok(self.apply_rules_to(now, selector, &removed, effects))
     }
 
     /// Lists a bounded number of rules, those for connections first: from the beginning, or after a rule of
@@ -187,48 +188,50 @@ impl JobServer {
     pub fn list_rules(&self, after: Option<&Rule>) -> Vec<Rule> {
         let Rules { connections, clients, hosts, .. } = &self.rules;
         let function = after.map(|rule| &rule.function);
-        let (connection, client, host) = match after.map(|rule| &rule.who) {
+        let (connection, client, host) = match after.map(|rule| &rule.selector) {
             None => (Some(Unbounded), Some(Unbounded), Some(Unbounded)),
-            Some(Who::Connection(id)) => (Some(Included(&id.slot)), Some(Unbounded), Some(Unbounded)),
-            Some(Who::Client(id)) => (None, Some(Included(id)), Some(Unbounded)),
-            Some(Who::Host(address)) => (None, None, Some(Included(address))),
+            Some(WorkerSelector::Connection(id)) => (Some(Included(&id.slot)), Some(Unbounded), Some(Unbounded)),
+            Some(WorkerSelector::Client(id)) => (None, Some(Included(id)), Some(Unbounded)),
+            Some(WorkerSelector::Host(address)) => (None, None, Some(Included(address))),
         };
         let connections = parts(connections, connection, function);
-        let connections = connections.map(|(slot, part)| (Who::Connection(self.id_of(*slot)), part));
-        let clients = parts(clients, client, function).map(|(id, part)| (Who::Client(id.clone()), part));
-        let hosts = parts(hosts, host, function).map(|(address, part)| (Who::Host(address.clone()), part));
+        let connections = connections.map(|(slot, part)| (WorkerSelector::Connection(self.id_of(*slot)), part));
+        let clients = parts(clients, client, function).map(|(id, part)| (WorkerSelector::Client(id.clone()), part));
+        let hosts = parts(hosts, host, function).map(|(address, part)| (WorkerSelector::Host(address.clone()), part));
         let all = connections.chain(clients).chain(hosts).take(WORK_PER_CALL);
-        all.map(|(who, (function, how))| Rule { who, function: function.clone(), how: *how }).collect()
+        all.map(|(selector, (function, mode))| Rule { selector, function: function.clone(), mode: *mode }).collect()
     }
 
     /// The same for the rules of exactly these workers.
-    pub fn list_rules_for(&self, who: &Who, after: Option<&Rule>) -> Vec<Rule> {
-        let known = match who {
-            Who::Connection(id) if self.slot_of(*id).is_none() => None,
-            _ => self.rules.get(who),
+    pub fn list_rules_for(&self, selector: &WorkerSelector, after: Option<&Rule>) -> Vec<Rule> {
+        let known = match selector {
+            WorkerSelector::Connection(id) if self.slot_of(*id).is_none() => None,
+            _ => self.rules.get(selector),
         };
         let begin = after.map_or(Unbounded, |rule| Excluded(&rule.function));
-        let rules = known.into_iter().flat_map(|withheld| withheld.range((begin, Unbounded))).take(WORK_PER_CALL);
-        rules.map(|(function, how)| Rule { who: who.clone(), function: function.clone(), how: *how }).collect()
+        let rules = known.into_iter().flat_map(|modes| modes.range((begin, Unbounded))).take(WORK_PER_CALL);
+        rules
+            .map(|(function, mode)| Rule { selector: selector.clone(), function: function.clone(), mode: *mode })
+            .collect()
     }
 
     /// The connections that are selected: one by its id in any case, others if they offer a function.
-    pub fn workers_of(&self, who: &Who) -> Vec<ConnectionId> {
-        self.meant(who).into_iter().map(|slot| self.id_of(slot)).collect()
+    pub fn workers_of(&self, selector: &WorkerSelector) -> Vec<ConnectionId> {
+        self.meant(selector).into_iter().map(|slot| self.id_of(slot)).collect()
     }
 
-    fn meant(&self, who: &Who) -> Vec<u32> {
+    fn meant(&self, selector: &WorkerSelector) -> Vec<u32> {
         let workers = || {
             let workers = self.connections.iter().filter(|(_, connection)| connection.abilities.first != NONE);
             workers.map(|(slot, connection)| (u32::try_from(slot).unwrap_or(NONE), &connection.gauges))
         };
-        match who {
-            Who::Connection(id) => self.slot_of(*id).into_iter().collect(),
-            Who::Client(id) => {
+        match selector {
+            WorkerSelector::Connection(id) => self.slot_of(*id).into_iter().collect(),
+            WorkerSelector::Client(id) => {
                 let of_client = workers().filter(|(_, gauges)| gauges.has_client_id(id));
                 of_client.map(|(slot, _)| slot).collect()
             }
-            Who::Host(address) => {
+            WorkerSelector::Host(address) => {
                 workers().filter(|(_, gauges)| gauges.peer == *address).map(|(slot, _)| slot).collect()
             }
         }
@@ -239,12 +242,12 @@ impl JobServer {
     fn apply_rules_to(
         &mut self,
         now: Now,
-        who: &Who,
+        selector: &WorkerSelector,
         functions: &[Option<FunctionName>],
         effects: &mut impl Effects,
     ) -> usize {
-        let meant = self.meant(who);
-        if !matches!(who, Who::Connection(_)) {
+        let meant = self.meant(selector);
+        if !matches!(selector, WorkerSelector::Connection(_)) {
             self.work_budget.spend_entries(self.connections.len());
         }
         let concerned = self.count_concerned(&meant, functions);
@@ -268,7 +271,7 @@ impl JobServer {
     }
 
     /// Continues to apply changed rules to workers, until the budget is spent.
-    /// [`rules_place`](Self::rules_place) tells whether some are left.
+    /// [`rules_cursor`](Self::rules_cursor) tells whether some are left.
     pub fn go_on_with_rules(&mut self, now: Now, effects: &mut impl Effects) {
         let mut to_cover = BTreeSet::new();
         let mut count = 0;
@@ -280,7 +283,7 @@ impl JobServer {
             self.work_budget.spend(price::ENTRY);
             let stale = self.slot_of(id).filter(|slot| self.connections[*slot as usize].has_stale_rules);
             if let Some(connection) = stale
-                && !self.mark_withheld(connection, &mut to_cover)
+                && !self.update_modes(connection, &mut to_cover)
             {
                 self.rules.stale.push_front(id);
                 break;
@@ -291,8 +294,8 @@ impl JobServer {
     }
 
     /// The cursor for workers whose rules have changed, if some are left.
-    pub fn rules_place(&self) -> Option<Place> {
-        (!self.rules.stale.is_empty()).then_some(Place::OF_RULES)
+    pub fn rules_cursor(&self) -> Option<Cursor> {
+        (!self.rules.stale.is_empty()).then_some(Cursor::OF_RULES)
     }
 
     /// Applies changed rules to a connection that may not be processed yet. Returns whether it is complete;
@@ -302,7 +305,7 @@ impl JobServer {
             return true;
         }
         let mut to_cover = BTreeSet::new();
-        let is_all = self.mark_withheld(connection, &mut to_cover);
+        let is_all = self.update_modes(connection, &mut to_cover);
         self.cover_all(now, to_cover, effects);
         is_all
     }
@@ -336,7 +339,7 @@ impl JobServer {
     }
 
     /// The strictest rule for a function that a connection can do.
-    pub(super) fn rule_for(&self, connection: u32, function: &[u8]) -> Option<Withholding> {
+    pub(super) fn mode_for(&self, connection: u32, function: &[u8]) -> Option<WorkerMode> {
         if self.rules.is_empty() {
             return None;
         }
@@ -344,16 +347,16 @@ impl JobServer {
     }
 
     /// The rules that apply to a connection.
-    fn rules_for(&self, connection: u32) -> Vec<&Withheld> {
+    fn rules_for(&self, connection: u32) -> Vec<&Modes> {
         let gauges = &self.connections[connection as usize].gauges;
         let Rules { connections, clients, hosts, .. } = &self.rules;
         let of_client = if clients.is_empty() { None } else { gauges.client_id().and_then(|id| clients.get(&id)) };
         [connections.get(&connection), of_client, hosts.get(&gauges.peer)].into_iter().flatten().collect()
     }
 
-    /// Continues to mark what the rules withhold from a connection: at least one ability, and until the
-    /// budget is spent. Adds the functions to cover again to `to_cover`. Returns whether it is complete.
-    fn mark_withheld(&mut self, connection: u32, to_cover: &mut BTreeSet<u32>) -> bool {
+    /// Continues to update the modes of a connection's abilities: at least one, and until the budget is
+    /// spent. Adds the functions to cover again to `to_cover`. Returns whether it is complete.
+    fn update_modes(&mut self, connection: u32, to_cover: &mut BTreeSet<u32>) -> bool {
         let state = &self.connections[connection as usize];
         let first = state.abilities.first;
         let mut ability = if state.rules_at == NONE { first } else { state.rules_at };
@@ -373,9 +376,9 @@ impl JobServer {
         true
     }
 
-    /// Marks whether the rules withhold one ability. Returns the function if it must be covered again.
+    /// Updates the mode of one ability. Returns the function if it must be covered again.
     pub(super) fn refresh_rule(&mut self, ability: u32) -> Option<u32> {
-        let Ability { connection, function, withheld, .. } = self.abilities[ability as usize];
+        let Ability { connection, function, mode, .. } = self.abilities[ability as usize];
         let rule = if self.rules.is_empty() {
             None
         } else {
@@ -383,24 +386,24 @@ impl JobServer {
             strictest(&self.rules_for(connection), &self.functions[function as usize].name)
         };
         self.work_budget.spend(price::ENTRY);
-        if rule == withheld { None } else { self.set_withheld(ability, rule) }
+        if rule == mode { None } else { self.set_mode(ability, rule) }
     }
 
     /// Returns the function if it must be covered again.
-    fn set_withheld(&mut self, ability: u32, rule: Option<Withholding>) -> Option<u32> {
-        let Ability { connection, function, withheld: before, .. } = self.abilities[ability as usize];
+    fn set_mode(&mut self, ability: u32, mode: Option<WorkerMode>) -> Option<u32> {
+        let Ability { connection, function, mode: before, .. } = self.abilities[ability as usize];
         self.work_budget.spend(2 * price::ENTRY);
-        self.abilities[ability as usize].withheld = rule;
-        self.abilities[ability as usize].gauges.set_withheld(rule);
+        self.abilities[ability as usize].mode = mode;
+        self.abilities[ability as usize].gauges.set_mode(mode);
         let is_ready = self.connections[connection as usize].is_ready_to_wake();
-        let is_to_cover = match (before, rule) {
+        let is_to_cover = match (before, mode) {
             (None, Some(_)) if is_ready => {
                 if !self.connections[connection as usize].is_wide {
                     self.remove_sleeper(ability);
                 }
                 false
             }
-            (None, Some(_)) => self.stop_counting_on(connection, function),
+            (None, Some(_)) => self.cancel_wakeup(connection, function),
             (Some(_), None) if is_ready => {
                 self.join_later(ability);
                 true
@@ -411,14 +414,14 @@ impl JobServer {
         is_to_cover.then_some(function)
     }
 
-    /// Checks that what is withheld follows from the rules.
+    /// Checks that the modes of all abilities follow from the rules.
     pub(super) fn check_rules(&self) {
         for slot in self.rules.connections.keys() {
             assert!(self.connections.contains(*slot as usize), "a rule has outlived its connection");
         }
         let Rules { connections, clients, hosts, .. } = &self.rules;
         let all = connections.values().chain(clients.values()).chain(hosts.values());
-        assert!(all.into_iter().all(|withheld| !withheld.is_empty()), "an empty set of rules is kept");
+        assert!(all.into_iter().all(|modes| !modes.is_empty()), "an empty set of rules is kept");
         for (slot, connection) in &self.connections {
             let id = self.id_of(u32::try_from(slot).unwrap_or(NONE));
             assert!(
@@ -431,29 +434,29 @@ impl JobServer {
                 continue;
             }
             let name = &self.functions[ability.function as usize].name;
-            let rule = self.rule_for(ability.connection, name.as_bytes());
-            assert_eq!(ability.withheld, rule, "what is withheld does not follow from the rules");
+            let rule = self.mode_for(ability.connection, name.as_bytes());
+            assert_eq!(ability.mode, rule, "the mode of an ability does not follow from the rules");
         }
     }
 }
 
 /// The rules of one kind of selector: none, all, or those from a key on, after `function` at that key.
 fn parts<'a, K: Ord>(
-    all: &'a BTreeMap<K, Withheld>,
+    all: &'a BTreeMap<K, Modes>,
     begin: Option<Bound<&'a K>>,
     function: Option<&'a Option<FunctionName>>,
-) -> impl Iterator<Item = (&'a K, (&'a Option<FunctionName>, &'a Withholding))> {
+) -> impl Iterator<Item = (&'a K, (&'a Option<FunctionName>, &'a WorkerMode))> {
     let all = begin.into_iter().flat_map(|begin| all.range((begin, Unbounded)));
-    all.flat_map(move |(key, withheld)| {
+    all.flat_map(move |(key, modes)| {
         let seen = function.filter(|_| begin == Some(Included(key)));
-        withheld.range((seen.map_or(Unbounded, Excluded), Unbounded)).map(move |part| (key, part))
+        modes.range((seen.map_or(Unbounded, Excluded), Unbounded)).map(move |part| (key, part))
     })
 }
 
 /// The strictest of several rules for a function. Disabled is stricter than draining.
-fn strictest(rules: &[&Withheld], function: &FunctionName) -> Option<Withholding> {
+fn strictest(rules: &[&Modes], function: &FunctionName) -> Option<WorkerMode> {
     let function = Some(function.clone());
-    let of_function = rules.iter().filter_map(|withheld| withheld.get(&function));
-    let of_all = rules.iter().filter_map(|withheld| withheld.get(&None));
-    of_function.chain(of_all).copied().min_by_key(|how| *how != Withholding::Disabled)
+    let of_function = rules.iter().filter_map(|modes| modes.get(&function));
+    let of_all = rules.iter().filter_map(|modes| modes.get(&None));
+    of_function.chain(of_all).copied().min_by_key(|mode| *mode != WorkerMode::Disabled)
 }

@@ -3,8 +3,8 @@
 use tracing::info;
 
 use super::connection::{LINE, Limits, Server, TEXT_AHEAD, has_room};
-use super::greeting::{Foreign, Greeting};
-use super::input::{Progress, Sink};
+use super::decoder::{Progress, Sink};
+use super::greeting::{Greeting, OtherProtocol};
 use super::long_answer::{self, Running};
 use crate::hub::Applied;
 use crate::job_server::{ConnectionId, Now};
@@ -13,8 +13,8 @@ use crate::protocol::text::{AdminCommand, AdminError};
 use crate::protocol::{PeerError, Request};
 use crate::stats::ConnectionGauges;
 
-/// Applies the input of a connection.
-pub(super) struct Requests<'a> {
+/// Applies the decoded input of a connection.
+pub(super) struct Dispatcher<'a> {
     pub(super) server: &'a Server,
     pub(super) outbox: &'a Outbox,
     pub(super) long_answer: &'a mut Option<Running>,
@@ -26,14 +26,14 @@ pub(super) struct Requests<'a> {
     /// Budget that is left before the connection yields.
     pub(super) budget: &'a mut u32,
     /// The peer does not speak Gearman.
-    pub(super) is_foreign: bool,
+    pub(super) speaks_other_protocol: bool,
     /// The next request waits until all jobs are restored.
     pub(super) awaits_jobs: bool,
     /// When the first request of this input was applied.
     pub(super) worked_at: Option<Now>,
 }
 
-impl Requests<'_> {
+impl Dispatcher<'_> {
     /// The time at which the current request is applied.
     fn now(&mut self) -> Now {
         let now = self.server.clock.now();
@@ -42,7 +42,7 @@ impl Requests<'_> {
     }
 }
 
-impl Sink for Requests<'_> {
+impl Sink for Dispatcher<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
         let now = self.now();
         *self.has_text = false;
@@ -66,16 +66,16 @@ impl Sink for Requests<'_> {
         let mut answer = Vec::new();
         let parsed = self.server.admin.parse(line);
         let is_command = !matches!(parsed, Err(AdminError::UnknownCommand(_)));
-        if let Some(foreign) = self.greeting.line(line, is_command) {
-            let (what, word) = match foreign {
-                Foreign::Http => ("HTTP", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
-                Foreign::Binary => ("TLS or another protocol", &b""[..]),
-                Foreign::OtherText => ("another protocol", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
+        if let Some(other) = self.greeting.line(line, is_command) {
+            let (what, word) = match other {
+                OtherProtocol::Http => ("HTTP", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
+                OtherProtocol::Binary => ("TLS or another protocol", &b""[..]),
+                OtherProtocol::Text => ("another protocol", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
             };
             info!("Closed {}: {what} instead of Gearman on the job port", self.gauges.peer);
             AdminError::UnknownCommand(word).write(&mut answer);
             self.outbox.answer_text(&answer);
-            self.is_foreign = true;
+            self.speaks_other_protocol = true;
             return false;
         }
         let is_quick = parsed.as_ref().is_ok_and(AdminCommand::is_quick);

@@ -1,5 +1,5 @@
-//! Input buffer of a connection: cuts packets and lines out of the bytes it has read, and passes them on in
-//! batches.
+//! Request decoder of a connection: cuts packets and lines out of the bytes it has read, and passes them on
+//! in batches.
 //!
 //! Whole packets are parsed in place, in a read buffer that all connections share. Only a partial packet is
 //! kept. A large packet gets a buffer of its own, which grows as its bytes arrive and becomes the job's
@@ -31,7 +31,7 @@ pub type Batch<'a> = ArrayVec<Result<Request<'a>, PeerError>, BATCH>;
 pub enum Progress {
     /// The batch is done, and the next may come.
     GoOn,
-    /// The batch is done. The input behind it is kept until [`Input::resume`].
+    /// The batch is done. The input behind it is kept until [`RequestDecoder::resume`].
     Hold,
     /// The first requests of the batch, this many, are done. The rest of the batch is kept too, and is passed
     /// on again.
@@ -41,16 +41,16 @@ pub enum Progress {
 /// Receives the parsed input.
 pub trait Sink {
     /// Handles a batch of requests. Returns whether to continue; if not, the rest is kept until
-    /// [`Input::resume`].
+    /// [`RequestDecoder::resume`].
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress;
 
     /// Handles a line of text. Returns whether to continue.
     fn line(&mut self, line: &[u8]) -> bool;
 }
 
-/// The input of one connection.
+/// Decodes the input of one connection into requests and lines.
 #[derive(Debug)]
-pub struct Input {
+pub struct RequestDecoder {
     limits: FrameLimits,
     state: State,
     amount: Amount,
@@ -68,34 +68,34 @@ enum State {
     Skip(u64),
     /// Bytes that were read but not processed, from this offset on. The connection yields to others, or its
     /// own output must shrink first.
-    Held { bytes: Vec<u8>, from: usize },
-    /// This many of the last bytes of the current input are to be held. Used only while that input is
+    Paused { bytes: Vec<u8>, from: usize },
+    /// This many of the last bytes of the current input are to be kept. Used only while that input is
     /// processed.
     Rest(usize),
 }
 
 impl State {
-    /// Holds the bytes from this offset on, if there are any.
-    fn held(bytes: Vec<u8>, from: usize) -> Self {
-        if from == bytes.len() { Self::Partial(Vec::new()) } else { Self::Held { bytes, from } }
+    /// Keeps the bytes from this offset on for later, if there are any.
+    fn paused(bytes: Vec<u8>, from: usize) -> Self {
+        if from == bytes.len() { Self::Partial(Vec::new()) } else { Self::Paused { bytes, from } }
     }
 }
 
-impl Input {
-    /// Creates an empty input buffer. `account` counts the memory it holds.
+impl RequestDecoder {
+    /// Creates a decoder without input. `account` counts the memory it holds.
     pub const fn new(limits: FrameLimits, account: Arc<Account>) -> Self {
         Self { limits, state: State::Partial(Vec::new()), amount: Amount::new(account, Part::Input) }
     }
 
     /// Whether bytes are held back. The caller should not read while they are.
-    pub const fn is_held(&self) -> bool {
-        matches!(self.state, State::Held { .. } | State::Whole { .. })
+    pub const fn is_paused(&self) -> bool {
+        matches!(self.state, State::Paused { .. } | State::Whole { .. })
     }
 
     /// Memory held, in bytes.
     pub fn memory(&self) -> usize {
         match &self.state {
-            State::Partial(bytes) | State::Large { body: bytes, .. } | State::Held { bytes, .. } => bytes.capacity(),
+            State::Partial(bytes) | State::Large { body: bytes, .. } | State::Paused { bytes, .. } => bytes.capacity(),
             State::Whole { body, rest, .. } => body.len() + rest.capacity(),
             State::Skip(_) | State::Rest(_) => 0,
         }
@@ -158,7 +158,7 @@ impl Input {
         self.state = match progress {
             Progress::HoldAfter(0) => State::Whole { header, body, rest },
             _ if rest.is_empty() => State::Partial(rest),
-            _ => State::Held { bytes: rest, from: 0 },
+            _ => State::Paused { bytes: rest, from: 0 },
         };
     }
 
@@ -168,12 +168,12 @@ impl Input {
     /// When the stream cannot be split into packets any further.
     pub fn resume(&mut self, sink: &mut impl Sink) -> Result<(), FramingError> {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
-            State::Held { bytes, from } => {
+            State::Paused { bytes, from } => {
                 self.cut(&bytes[from..], sink)?;
                 if let State::Rest(rest) = self.state {
                     // Not copied: input that is processed in many pieces would be copied for each of them.
                     let from = bytes.len() - rest;
-                    self.state = State::held(bytes, from);
+                    self.state = State::paused(bytes, from);
                 }
             }
             State::Whole { header, body, rest } => self.work_off_large(header, body, rest, sink),
@@ -190,7 +190,7 @@ impl Input {
     pub fn consume(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
         let result = self.cut(bytes, sink);
         if let State::Rest(rest) = self.state {
-            self.state = State::held(bytes[bytes.len() - rest..].to_vec(), 0);
+            self.state = State::paused(bytes[bytes.len() - rest..].to_vec(), 0);
         }
         self.publish();
         result
@@ -223,8 +223,8 @@ impl Input {
                     }
                     bytes = &bytes[skipped..];
                 }
-                State::Held { bytes: held, .. } | State::Whole { rest: held, .. } => {
-                    held.extend_from_slice(bytes);
+                State::Paused { bytes: paused, .. } | State::Whole { rest: paused, .. } => {
+                    paused.extend_from_slice(bytes);
                     return Ok(());
                 }
                 State::Rest(rest) => {
@@ -341,7 +341,7 @@ impl Input {
                 let consumed = self.consume_whole(&whole, sink)?;
                 if let State::Rest(1..) = self.state {
                     // Nothing of it is processed, and it is not part of the current read.
-                    self.state = State::Held { bytes: whole, from: 0 };
+                    self.state = State::Paused { bytes: whole, from: 0 };
                     return Ok(taken);
                 }
                 // An oversized packet is skipped from its body on.
@@ -433,16 +433,16 @@ mod tests {
     }
 
     fn run(stream: &[u8], cuts: &[usize], holds: bool) -> (Vec<String>, Option<FramingError>) {
-        let mut input = Input::new(LIMITS, Arc::default());
+        let mut decoder = RequestDecoder::new(LIMITS, Arc::default());
         let mut record = Record { holds, ..Record::default() };
         let mut rest = stream;
         let mut cuts = cuts.iter().cycle();
         while !rest.is_empty() {
             let (piece, after) = rest.split_at((*cuts.next().unwrap()).clamp(1, rest.len()));
             rest = after;
-            let mut result = input.consume(piece, &mut record);
-            while input.is_held() && result.is_ok() {
-                result = input.resume(&mut record);
+            let mut result = decoder.consume(piece, &mut record);
+            while decoder.is_paused() && result.is_ok() {
+                result = decoder.resume(&mut record);
             }
             if let Err(error) = result {
                 return (record.seen, Some(error));
@@ -490,10 +490,10 @@ mod tests {
 
     #[test]
     fn a_header_alone_sets_aside_little() {
-        let mut input = Input::new(FrameLimits { packet: usize::MAX, line: 64 }, Arc::default());
+        let mut decoder = RequestDecoder::new(FrameLimits { packet: usize::MAX, line: 64 }, Arc::default());
         let header = Header { magic: Magic::Request, number: 16, length: u32::MAX };
-        input.consume(&header.to_bytes(), &mut Record::default()).unwrap();
-        let (buffer, missing) = input.large_buffer().unwrap();
+        decoder.consume(&header.to_bytes(), &mut Record::default()).unwrap();
+        let (buffer, missing) = decoder.large_buffer().unwrap();
         assert_eq!(missing, u32::MAX as usize);
         assert!(buffer.capacity() <= FIRST_LARGE_BUFFER);
     }

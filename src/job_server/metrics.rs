@@ -1,4 +1,4 @@
-//! What is counted and timed for monitoring.
+//! Metrics of jobs: events that are counted and times that are measured.
 
 use super::work::Outcome;
 use super::{JobServer, Now};
