@@ -14,12 +14,12 @@ mod documents;
 mod environment;
 mod error;
 mod file;
-mod foreign;
 mod http;
 mod promptly;
 mod queue;
 mod resolve;
 mod settings;
+mod unsupported;
 mod usage;
 mod value;
 

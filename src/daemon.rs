@@ -10,7 +10,7 @@ use std::future::pending;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -191,7 +191,6 @@ fn process(config: &Config, log: &LogHandle, shutdown: mpsc::Sender<bool>) -> Pr
     let log = log.clone();
     Process {
         version: env!("CARGO_PKG_VERSION"),
-        max_words: AtomicUsize::new(config.limits.max_text_words),
         allow_shutdown: AtomicBool::new(config.process.allow_shutdown),
         is_read_only: AtomicBool::new(config.process.admin_read_only),
         log_level: Box::new(move || log.level().name()),
@@ -412,7 +411,7 @@ impl Daemon {
             audit!("stopping before all jobs were restored; unfinished jobs are kept for the next start");
             return;
         }
-        match (store.missing(), store.owed.get()) {
+        match (store.missing(), store.pending_removals.get()) {
             (Some(missing), _) if jobs > 0 => error!(
                 "stopping; {jobs} acknowledged jobs are lost: the queue file is missing, or they were only in \
                  memory: {missing}; a file that was moved away can be moved back before the next start"
@@ -503,7 +502,6 @@ impl Daemon {
         self.acceptor.set_settings(accept_settings(config));
         self.hub.stats().max_connections.set(descriptors::most_connections(config) as u64);
         let process = &self.server.admin.process;
-        process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);
         process.allow_shutdown.store(config.process.allow_shutdown, Ordering::Relaxed);
         process.is_read_only.store(config.process.admin_read_only, Ordering::Relaxed);
         self.log.set_level(config.log.verbose);

@@ -57,7 +57,7 @@ fn what_matters_comes_first() {
 
 #[test]
 fn workloads_that_the_store_alone_has_are_shown() {
-    run("details_stored", &["--max-memory-for-workloads", "1MiB"]);
+    run("details_stored", &["--max-workload-memory", "1MiB"]);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use script::{Script, Step};
 const BOTH: [&str; 2] = ["--job-handle-prefix", "H:t"];
 
 /// A woken worker that does not come is not given up while a conversation lasts: gearmand never does that.
-const OURS: [&str; 2] = ["--wake-timeout", "1h"];
+const OURS: [&str; 2] = ["--wakeup-timeout", "1h"];
 
 /// With one thread gearmand always closes a connection whose packet it cannot use; with more it depends on a race.
 const THEIRS: [&str; 2] = ["-t", "1"];

@@ -79,21 +79,26 @@ pub enum Control {
         priority: Priority,
     },
     /// Makes a scheduled job due now.
-    RunNow {
+    RunJob {
         /// Its handle.
         handle: Vec<u8>,
     },
-    /// Disables or drains workers: they get no jobs.
-    SetWorkerMode {
+    /// Assigns no more jobs to workers, until they are enabled.
+    Disable {
         /// Which workers.
         selector: WorkerSelector,
         /// Jobs of this function only; `None` for any.
         function: Option<Vec<u8>>,
-        /// Disable or drain.
-        mode: WorkerMode,
     },
-    /// Removes a rule that [`SetWorkerMode`](Control::SetWorkerMode) made: the workers get jobs again.
-    EnableWorkers {
+    /// The same, for workers that are to finish their jobs and disconnect.
+    Drain {
+        /// Which workers.
+        selector: WorkerSelector,
+        /// Jobs of this function only; `None` for any.
+        function: Option<Vec<u8>>,
+    },
+    /// Removes a rule that [`Disable`](Control::Disable) or [`Drain`](Control::Drain) made.
+    Enable {
         /// The workers, as the rule names them.
         selector: WorkerSelector,
         /// The function, as the rule names it.
@@ -187,7 +192,7 @@ impl Admin {
     pub fn commit(&self, control: &Control) -> Option<Commit> {
         let is_for_store = match control {
             Control::CreateFunction { .. } | Control::Kick { .. } => false,
-            Control::SetWorkerMode { selector, .. } | Control::EnableWorkers { selector, .. } => {
+            Control::Disable { selector, .. } | Control::Drain { selector, .. } | Control::Enable { selector, .. } => {
                 !matches!(selector, WorkerSelector::Connection(_))
             }
             _ => true,
@@ -226,17 +231,20 @@ impl Admin {
             Control::MoveJob { handle, to } => hub.move_job(now, handle, to).map(|()| 1),
             Control::MoveJobs { from, to } => return hub.move_jobs(now, from, to, task.cursor),
             Control::SetPriority { handle, priority } => hub.set_priority(now, handle, *priority).map(|()| 1),
-            Control::RunNow { handle } => hub.run_now(now, handle).map(|()| 1),
-            // The remaining steps are the same for both.
-            Control::SetWorkerMode { .. } | Control::EnableWorkers { .. } if task.cursor != Cursor::default() => {
+            Control::RunJob { handle } => hub.run_job(now, handle).map(|()| 1),
+            // The remaining steps are the same for all three.
+            Control::Disable { .. } | Control::Drain { .. } | Control::Enable { .. }
+                if task.cursor != Cursor::default() =>
+            {
                 return Ok(hub.go_on_with_rules(now));
             }
-            Control::SetWorkerMode { selector, function, mode } => {
-                return hub.set_worker_mode(now, selector, function.as_deref(), *mode);
+            Control::Disable { selector, function } => {
+                return hub.set_worker_mode(now, selector, function.as_deref(), WorkerMode::Disabled);
             }
-            Control::EnableWorkers { selector, function } => {
-                return hub.enable_workers(now, selector, function.as_deref());
+            Control::Drain { selector, function } => {
+                return hub.set_worker_mode(now, selector, function.as_deref(), WorkerMode::Draining);
             }
+            Control::Enable { selector, function } => return hub.enable_workers(now, selector, function.as_deref()),
             Control::Kick { selector } => match hub.kick(now, selector) {
                 0 => Err(ControlError::NoSuchWorker),
                 count => Ok(count),
@@ -255,7 +263,7 @@ impl Control {
 
     /// Whether it changes the stored form of jobs.
     fn edits_jobs(&self) -> bool {
-        matches!(self, Self::MoveJob { .. } | Self::MoveJobs { .. } | Self::SetPriority { .. } | Self::RunNow { .. })
+        matches!(self, Self::MoveJob { .. } | Self::MoveJobs { .. } | Self::SetPriority { .. } | Self::RunJob { .. })
     }
 }
 
@@ -276,8 +284,9 @@ impl Task {
             self.control,
             Control::CancelJobs { .. }
                 | Control::MoveJobs { .. }
-                | Control::SetWorkerMode { .. }
-                | Control::EnableWorkers { .. }
+                | Control::Disable { .. }
+                | Control::Drain { .. }
+                | Control::Enable { .. }
                 | Control::Kick { .. }
         )
     }
@@ -315,15 +324,10 @@ impl fmt::Display for Control {
             Self::SetPriority { handle, priority } => {
                 write!(f, "priority job {} {}", escaped(handle), priority.name())
             }
-            Self::RunNow { handle } => write!(f, "run job {}", escaped(handle)),
-            Self::SetWorkerMode { selector, function, mode } => {
-                let verb = match mode {
-                    WorkerMode::Disabled => "disable",
-                    WorkerMode::Draining => "drain",
-                };
-                write_workers(f, verb, selector, function.as_deref())
-            }
-            Self::EnableWorkers { selector, function } => write_workers(f, "enable", selector, function.as_deref()),
+            Self::RunJob { handle } => write!(f, "run job {}", escaped(handle)),
+            Self::Disable { selector, function } => write_workers(f, "disable", selector, function.as_deref()),
+            Self::Drain { selector, function } => write_workers(f, "drain", selector, function.as_deref()),
+            Self::Enable { selector, function } => write_workers(f, "enable", selector, function.as_deref()),
             Self::Kick { selector } => write_workers(f, "kick", selector, None),
         }
     }
@@ -427,17 +431,13 @@ mod tests {
     fn the_log_says_what_was_wanted_as_one_would_type_it() {
         let function = b"a\nb".to_vec();
         let selector = WorkerSelector::Connection(ConnectionId { slot: 3, generation: 14 });
-        let mode = WorkerMode::Draining;
         for (control, expected) in [
             (Control::Pause { function: function.clone(), paused: true }, r"pause a\x0ab"),
             (Control::LimitQueue { function: function.clone(), limits: [1, 2, 3] }, r"maxqueue a\x0ab 1 2 3"),
             (Control::SetPriority { handle: b"H:x:1".to_vec(), priority: Priority::Low }, "priority job H:x:1 low"),
+            (Control::Drain { selector: selector.clone(), function: Some(function) }, r"drain connection:3-14 a\x0ab"),
             (
-                Control::SetWorkerMode { selector: selector.clone(), function: Some(function), mode },
-                r"drain connection:3-14 a\x0ab",
-            ),
-            (
-                Control::EnableWorkers { selector: WorkerSelector::Client(b"\xff".to_vec()), function: None },
+                Control::Enable { selector: WorkerSelector::Client(b"\xff".to_vec()), function: None },
                 r"enable client:\xff",
             ),
             (Control::Kick { selector: WorkerSelector::Host("::1\n".to_owned()) }, r"kick host:::1\n"),

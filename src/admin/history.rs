@@ -82,7 +82,7 @@ struct Interval {
 
 impl Counts {
     fn read(counters: &JobCounters) -> Self {
-        let failed = counters.failed.get() + counters.excepted.get() + counters.dropped.get();
+        let failed = counters.failed.get() + counters.exceptions.get() + counters.dropped.get();
         let others = counters.done.get() + counters.cancelled.get() + counters.abandoned.get();
         Self { submitted: counters.submitted.get(), ended: failed + others, failed }
     }

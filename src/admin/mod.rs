@@ -14,7 +14,7 @@ mod text;
 pub mod view;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 
 use self::audit::AuditLog;
 use self::look::Look;
@@ -26,8 +26,6 @@ use crate::job_server::ControlError;
 pub struct Process {
     /// The response to `version`: one word.
     pub version: &'static str,
-    /// The maximum number of words in a command.
-    pub max_words: AtomicUsize,
     /// Whether the command `shutdown` is allowed.
     pub allow_shutdown: AtomicBool,
     /// Whether text commands that change something are refused.

@@ -30,14 +30,14 @@ pub(super) const PREVIEW: usize = 1024;
 const PAGE: usize = 32;
 
 const FUNCTION_COLUMNS: &str = "name high normal low scheduled running workers asleep working paused max_running \
-    maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
+    maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed exceptions timed_out requeued cancelled \
     in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s \
     waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s settings_only";
 const WORKER_COLUMNS: &str = "id address client_id state connected_unix_ms heard_unix_ms functions running job \
-    since_unix_ms done failed excepted timed_out requeued run_mean_s run_p50_s run_p99_s";
+    since_unix_ms done failed exceptions timed_out requeued run_mean_s run_p50_s run_p99_s";
 const JOB_COLUMNS: &str = "handle unique function priority state age_s attempts background holder progress clients \
     bytes due_unix_s";
-const RULE_COLUMNS: &str = "who function how workers";
+const RULE_COLUMNS: &str = "who function mode workers";
 
 /// A table that is being written.
 #[derive(Debug)]
@@ -253,7 +253,7 @@ fn write_rule(rule: &RuleView, out: &mut Vec<u8>) {
     let (kind, id) = rule.who_id.split_once(':').unwrap_or_default();
     let who = format!("{kind}:{}", text::escaped(&function_name(id)));
     let function: Option<Vec<u8>> = rule.function_id.as_deref().map(function_name);
-    write_row(&[Cell::Written(who.into_bytes()), function.into(), rule.how.into(), rule.workers.into()], out);
+    write_row(&[Cell::Written(who.into_bytes()), function.into(), rule.mode.into(), rule.workers.into()], out);
 }
 
 /// A line of `show functions`.
@@ -279,7 +279,7 @@ fn write_function(function: &FunctionView, out: &mut Vec<u8>) {
             totals.submitted.into(),
             totals.done.into(),
             totals.failed.into(),
-            totals.excepted.into(),
+            totals.exceptions.into(),
             totals.timed_out.into(),
             totals.requeued.into(),
             totals.cancelled.into(),
@@ -367,7 +367,7 @@ fn work_totals(totals: &WorkTotals) -> [(&'static str, Cell<'static>); 5] {
     [
         ("done", totals.done.into()),
         ("failed", totals.failed.into()),
-        ("excepted", totals.excepted.into()),
+        ("exceptions", totals.exceptions.into()),
         ("timed_out", totals.timed_out.into()),
         ("requeued", totals.requeued.into()),
     ]
@@ -423,7 +423,7 @@ pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
     write_totals(&server.totals, &server.rates, out);
     write_pairs(
         &[
-            ("lock_holds", server.lock_holds.into()),
+            ("lock_acquisitions", server.lock_acquisitions.into()),
             ("lock_wait_s", server.lock_wait_s.into()),
             ("wakeups", server.wakeups.into()),
         ],
@@ -448,7 +448,7 @@ fn write_held(held: &HeldView, out: &mut Vec<u8>) {
 }
 
 fn write_totals(totals: &Totals, rates: &Rates, out: &mut Vec<u8>) {
-    let Totals { submitted, coalesced, done, failed, excepted, timed_out, requeued, dropped, cancelled, abandoned } =
+    let Totals { submitted, coalesced, done, failed, exceptions, timed_out, requeued, dropped, cancelled, abandoned } =
         *totals;
     let Rates { in_per_s, out_per_s, failed_per_s } = *rates;
     write_pairs(
@@ -457,7 +457,7 @@ fn write_totals(totals: &Totals, rates: &Rates, out: &mut Vec<u8>) {
             ("coalesced", coalesced.into()),
             ("done", done.into()),
             ("failed", failed.into()),
-            ("excepted", excepted.into()),
+            ("exceptions", exceptions.into()),
             ("timed_out", timed_out.into()),
             ("requeued", requeued.into()),
             ("dropped", dropped.into()),
@@ -479,7 +479,7 @@ fn write_store(store: &StoreView, out: &mut Vec<u8>) {
             ("store_location", text_cell(&store.location)),
             ("store_durability", text_cell(&store.durability)),
             ("store_waiting", store.waiting.into()),
-            ("store_owed", store.owed.into()),
+            ("store_pending_removals", store.pending_removals.into()),
             ("store_added", store.added.into()),
             ("store_removed", store.removed.into()),
             ("store_commits", store.commits.into()),

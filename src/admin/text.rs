@@ -13,7 +13,7 @@ use super::look::{JobLook, STORE_WAIT, ServerSum};
 use super::names::Unclear;
 use super::table::{self, OneWorker, Table};
 use super::{Admin, Hub};
-use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure, WorkerMode};
+use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure};
 use crate::log_level::audit;
 use crate::protocol::FunctionName;
 use crate::protocol::names::write_decimal;
@@ -114,14 +114,6 @@ impl LongAnswer {
 }
 
 impl Admin {
-    /// Parses a line.
-    ///
-    /// # Errors
-    /// When it is not a valid command.
-    pub fn parse<'a>(&self, line: &'a [u8]) -> Result<AdminCommand<'a>, text::AdminError<'a>> {
-        AdminCommand::parse(line, self.process.max_words.load(Ordering::Relaxed))
-    }
-
     /// Appends the response to a line to `out`. `parsed` is the parsed line, `peer` the address that sent it.
     /// A response that may be long or takes several steps is returned instead, for [`go_on`](Self::go_on) to
     /// write.
@@ -212,9 +204,9 @@ impl Admin {
 
     /// Resolves the names in a command.
     fn control(&self, command: &ControlCommand<'_>) -> Result<Control, Unclear> {
-        let set_mode = |workers: &_, function: Option<&[u8]>, mode| {
+        let of_workers = |workers: &_, function: Option<&[u8]>| {
             let function = function.map(|function| self.function(function)).transpose()?;
-            Ok(Control::SetWorkerMode { selector: self.workers(workers)?, function, mode })
+            Ok((self.workers(workers)?, function))
         };
         Ok(match *command {
             ControlCommand::Pause { function, paused } => Control::Pause { function: self.function(function)?, paused },
@@ -231,13 +223,19 @@ impl Admin {
             ControlCommand::SetPriority { handle, priority } => {
                 Control::SetPriority { handle: handle.to_vec(), priority }
             }
-            ControlCommand::RunJob(handle) => Control::RunNow { handle: handle.to_vec() },
-            ControlCommand::Disable(ref workers, function) => set_mode(workers, function, WorkerMode::Disabled)?,
-            ControlCommand::Drain(ref workers, function) => set_mode(workers, function, WorkerMode::Draining)?,
+            ControlCommand::RunJob(handle) => Control::RunJob { handle: handle.to_vec() },
+            ControlCommand::Disable(ref workers, function) => {
+                let (selector, function) = of_workers(workers, function)?;
+                Control::Disable { selector, function }
+            }
+            ControlCommand::Drain(ref workers, function) => {
+                let (selector, function) = of_workers(workers, function)?;
+                Control::Drain { selector, function }
+            }
             ControlCommand::Enable(ref workers, function) => {
                 let selector = self.workers_of_rule(workers)?;
                 let function = function.map(|function| self.function_of_rule(&selector, function)).transpose()?;
-                Control::EnableWorkers { selector, function }
+                Control::Enable { selector, function }
             }
             ControlCommand::Kick(ref workers) => Control::Kick { selector: self.workers(workers)? },
         })
@@ -421,7 +419,7 @@ fn write_store(hub: &Hub, out: &mut Vec<u8>) {
     for (key, value) in [
         ("jobs", hub.kept_job_count() as u64),
         ("waiting", hub.waiting_changes() as u64),
-        ("owed", store.owed.get()),
+        ("pending_removals", store.pending_removals.get()),
         ("added", store.added.get()),
         ("removed", store.removed.get()),
         ("commits", store.commits.get()),

@@ -46,7 +46,7 @@ pub struct ServerView {
     /// Current rates.
     pub rates: Rates,
     /// How often the job server's lock was taken.
-    pub lock_holds: u64,
+    pub lock_acquisitions: u64,
     /// Total time spent waiting for that lock.
     pub lock_wait_s: f64,
     /// NOOP packets to sleeping workers.
@@ -136,7 +136,7 @@ pub struct Totals {
     /// Jobs that ended with WORK_FAIL from their worker.
     pub failed: u64,
     /// Jobs that ended with WORK_EXCEPTION.
-    pub excepted: u64,
+    pub exceptions: u64,
     /// Runs that exceeded their timeout.
     pub timed_out: u64,
     /// Failed attempts after which the job was requeued: lost workers and the runs in `timed_out`.
@@ -189,7 +189,7 @@ pub struct StoreView {
     /// Changes queued for the store.
     pub waiting: u64,
     /// Failed removals that will be retried.
-    pub owed: u64,
+    pub pending_removals: u64,
     /// Jobs that were stored.
     pub added: u64,
     /// Jobs that were removed.
@@ -277,7 +277,7 @@ pub struct WorkTotals {
     /// Ended with WORK_FAIL.
     pub failed: u64,
     /// Ended with WORK_EXCEPTION.
-    pub excepted: u64,
+    pub exceptions: u64,
     /// Exceeded their timeout.
     pub timed_out: u64,
     /// Were revoked or lost, including those that timed out.
@@ -336,7 +336,7 @@ pub struct WorkerFunctionView {
     /// Whether the worker can still do it.
     pub in_use: bool,
     /// `disabled` or `draining` if a rule withholds its jobs from this worker.
-    pub withheld: Option<&'static str>,
+    pub mode: Option<&'static str>,
     /// Results of the worker's runs of it.
     pub totals: WorkTotals,
     /// How long those runs took.
@@ -471,7 +471,7 @@ pub struct RuleView {
     /// That function's name in URL paths.
     pub function_id: Option<String>,
     /// `disabled` or `draining`.
-    pub how: &'static str,
+    pub mode: &'static str,
     /// How many workers it matches now; 0 for a rule that is kept for later ones.
     pub workers: u64,
 }

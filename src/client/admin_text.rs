@@ -17,9 +17,6 @@ const LINE_COST: usize = 48;
 const CELL_COST: usize = 56;
 /// Maximum number of columns in a table.
 const COLUMNS_MAX: usize = 256;
-/// Word limit for the command lines parsed here, higher than any server's: whether a command returns a
-/// listing does not depend on the server's own limit.
-const WORDS_MAX: usize = 64;
 
 /// Response of a server to a text command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +126,7 @@ pub(super) fn is_listing(line: &[u8]) -> bool {
         return true;
     }
     matches!(
-        AdminCommand::parse(line, WORDS_MAX),
+        AdminCommand::parse(line),
         Ok(AdminCommand::Workers
             | AdminCommand::Status
             | AdminCommand::PriorityStatus

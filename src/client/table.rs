@@ -32,8 +32,7 @@ const TEXT: &[&str] = &[
     "holder",
     "progress",
     "who",
-    "how",
-    "withheld",
+    "mode",
     "version",
     "location",
     "error",
@@ -52,7 +51,7 @@ const FLAGS: &[&str] =
 const LISTS: &[&str] = &["functions"];
 /// Columns of the `function` lines of `show worker`.
 const FUNCTION_COLUMNS: &[&str] =
-    &["name", "in_use", "withheld", "done", "failed", "excepted", "timed_out", "requeued", "mean_s", "p50_s", "p99_s"];
+    &["name", "in_use", "mode", "done", "failed", "exceptions", "timed_out", "requeued", "mean_s", "p50_s", "p99_s"];
 /// Columns of its `job` lines.
 const JOB_COLUMNS: &[&str] = &["handle", "function", "since_unix_ms", "numerator", "denominator", "deadline_unix_ms"];
 
@@ -151,10 +150,14 @@ impl Table {
 
     /// Sets the column `name` to the number of failures, with an exception or without.
     pub(super) fn add_failures(&mut self, name: &str) {
-        if let (Some(_), Some(_)) = (self.column("failed"), self.column("excepted")) {
+        if let (Some(_), Some(_)) = (self.column("failed"), self.column("exceptions")) {
             self.set(name, |table, row| {
-                let both = [table.number(row, "failed"), table.number(row, "excepted")];
-                both.iter().flatten().copied().reduce(|failed, excepted| failed + excepted).map(|all| all.to_string())
+                let both = [table.number(row, "failed"), table.number(row, "exceptions")];
+                both.iter()
+                    .flatten()
+                    .copied()
+                    .reduce(|failed, exceptions| failed + exceptions)
+                    .map(|all| all.to_string())
             });
         }
     }
@@ -384,7 +387,7 @@ mod tests {
         assert_eq!(json["functions"][0]["p99_s"], 1.5);
         assert_eq!(json["functions"][0]["in_use"], true);
         assert_eq!(json["jobs"][0]["deadline_unix_ms"], Value::Null);
-        assert!(facts.text(0).contains("\nfunctions\nNAME  IN_USE  WITHHELD  DONE"), "{}", facts.text(0));
+        assert!(facts.text(0).contains("\nfunctions\nNAME  IN_USE  MODE  DONE"), "{}", facts.text(0));
         // The `function` line of a job has a single value.
         let job = Facts::parse(&lines(&["handle\tH:h:1", "function\trev"]));
         assert_eq!(job.json(false), json!({"handle": "H:h:1", "function": "rev"}));

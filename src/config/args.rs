@@ -45,7 +45,7 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub(super) timeouts: Timeouts,
     #[command(flatten)]
-    _foreign: super::foreign::ForeignArgs,
+    _unsupported: super::unsupported::UnsupportedArgs,
 }
 
 /// The command line of the server alone, without the subcommands of the tools.
@@ -75,20 +75,19 @@ pub const RELOADABLE: &[&str] = &[
     "log-submissions",
     "max-packet-size",
     "max-connections",
-    "max-output",
+    "max-output-buffer",
     "max-memory",
     "max-jobs",
-    "max-memory-for-workloads",
-    "max-text-line",
-    "max-text-words",
+    "max-workload-memory",
+    "max-admin-line",
     "max-functions",
     "max-functions-per-connection",
     "max-jobs-per-connection",
-    "max-waits-per-connection",
+    "max-pending-jobs-per-connection",
     "max-waits-per-job",
     "handshake-timeout",
     "write-timeout",
-    "wake-timeout",
+    "wakeup-timeout",
     "drain-timeout",
 ];
 
@@ -293,14 +292,14 @@ pub struct Limits {
     /// It has room for what many workers may answer to one client at the same moment: that is more than anybody can
     /// read at once. A reader that takes nothing is closed by --write-timeout, however little waits for it.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = value::bytes::<KIB, { 1024 * GIB }>)]
-    pub max_output: u64,
+    pub max_output_buffer: u64,
 
     /// Maximum bytes of memory for jobs and peers, at least 16 MiB; 0 is two thirds of the machine's memory
     ///
     /// It is the sum of all that peers make the server hold: jobs, submissions that wait, packets that wait
     /// for slow readers or have not come whole. Beyond three quarters submissions are refused; near the limit
     /// connections that hold much and move little are closed. 0 is two thirds of what the control group
-    /// allows, where that is less than the machine's memory, and more where --max-memory-for-workloads asks
+    /// allows, where that is less than the machine's memory, and more where --max-workload-memory asks
     /// for more.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = value::bytes_or_automatic::<{ 16 * MIB }, { 1024 * GIB }>)]
     pub max_memory: OptionalSize,
@@ -315,15 +314,11 @@ pub struct Limits {
     /// It is a part of --max-memory. A durable queue keeps what is beyond it in the store alone and reads it
     /// back ahead of the workers. Where jobs are kept in memory, a job beyond it is refused.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = value::bytes_or_automatic::<MIB, { 1024 * GIB }>)]
-    pub max_memory_for_workloads: OptionalSize,
+    pub max_workload_memory: OptionalSize,
 
     /// Longest line of the text protocol, with its line feed, in bytes
     #[arg(long, value_name = "BYTES", default_value = "8192", value_parser = value::count::<64, 1_048_576>)]
-    pub max_text_line: usize,
-
-    /// Maximum number of words in a line of the text protocol, but for `list jobs` with all its filters
-    #[arg(long, value_name = "N", default_value = "5", value_parser = value::count::<5, 1_024>)]
-    pub max_text_words: usize,
+    pub max_admin_line: usize,
 
     /// Maximum number of functions known to the server
     #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
@@ -339,9 +334,9 @@ pub struct Limits {
     #[arg(long, value_name = "N", default_value = "10000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_jobs_per_connection: usize,
 
-    /// Maximum number of jobs whose results one connection waits for
+    /// Maximum number of pending jobs whose results one connection waits for
     #[arg(long, value_name = "N", default_value = "1000000", value_parser = value::count::<1, 1_000_000_000>)]
-    pub max_waits_per_connection: usize,
+    pub max_pending_jobs_per_connection: usize,
 
     /// Maximum number of submissions of one job whose results one connection waits for
     #[arg(long, value_name = "N", default_value = "1000", value_parser = value::count::<1, 1_000_000_000>)]
@@ -361,14 +356,14 @@ pub struct Timeouts {
 
     /// Close a slow reader that has read nothing for this long; without a unit: seconds; 0 waits for ever
     ///
-    /// Its host answers all the while: a client may be busy for minutes before it reads its next result. --max-output bounds
-    /// what waits for it.
+    /// Its host answers all the while: a client may be busy for minutes before it reads its next result.
+    /// --max-output-buffer bounds what waits for it.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = value::seconds_or_off)]
     pub write_timeout: OptionalDuration,
 
     /// Wake the next worker when the one woken for a job has not asked for it; without a unit: milliseconds
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = value::milliseconds)]
-    pub wake_timeout: Duration,
+    pub wakeup_timeout: Duration,
 
     /// After USR1, wait at most this long for running and volatile jobs, then stop; without a unit: seconds; 0 waits for ever
     ///

@@ -6,8 +6,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, Command, ValueHint};
 
 use super::Level;
-use super::foreign::{Standing, standing};
 use super::queue::KINDS;
+use super::unsupported::{Support, support};
 
 /// The section of all manual pages.
 const SECTION: &str = "8";
@@ -30,7 +30,7 @@ pub fn completed(command: Command) -> Command {
 }
 
 fn document(option: Arg) -> Arg {
-    if standing(option.get_id().as_str()) != Standing::Live {
+    if support(option.get_id().as_str()) != Support::Live {
         return option.hide(true);
     }
     if !option.get_action().takes_values() {

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::error::{ConfigError, Origin, nearest_name};
 use super::file::mistakes::{self, Quotes};
-use super::settings::{Entry, Findings, Settings};
+use super::settings::{Diagnostics, Entry, Settings};
 
 const PREFIX: &str = "GEARMAND_";
 
@@ -16,7 +16,11 @@ const OTHER_NAMES: [(&str, &str); 3] =
 ///
 /// An empty variable sets nothing. List values are separated by commas or white space. Variables that
 /// Kubernetes injects for a service named gearmand are ignored.
-pub(super) fn read(variables: &[(OsString, OsString)], settings: &Settings, findings: &mut Findings) -> Vec<Entry> {
+pub(super) fn read(
+    variables: &[(OsString, OsString)],
+    settings: &Settings,
+    diagnostics: &mut Diagnostics,
+) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut injected = Vec::new();
     let mut ours: Vec<_> = variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value))).collect();
@@ -28,12 +32,12 @@ pub(super) fn read(variables: &[(OsString, OsString)], settings: &Settings, find
         if is_injected(name, value) {
             injected.push(variable);
         } else if !value.is_empty() {
-            take(variable, name, value, settings, &mut entries, findings);
+            take(variable, name, value, settings, &mut entries, diagnostics);
         }
     }
     if !injected.is_empty() {
         let names = injected.join(", ");
-        findings.warnings.push(format!(
+        diagnostics.warnings.push(format!(
             "environment {names}: ignored, since Kubernetes writes such variables for a service named gearmand; \
              `enableServiceLinks: false` in the pod stops it"
         ));
@@ -47,7 +51,7 @@ fn take(
     value: &OsStr,
     settings: &Settings,
     entries: &mut Vec<Entry>,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) {
     let other = OTHER_NAMES.iter().find(|(other, _)| *other == name);
     let long = other.map_or_else(|| name.to_ascii_lowercase(), |(_, long)| (*long).to_owned());
@@ -55,33 +59,33 @@ fn take(
     let Some(setting) = settings.find(&long) else {
         let nearest = settings.nearest(&long).map(variable_name);
         let warning = format!("{origin}: ignored, no setting has this name; {}", nearest_name(nearest.as_deref()));
-        findings.warnings.push(warning);
+        diagnostics.warnings.push(warning);
         return;
     };
     if setting.name == "check" {
-        findings.warnings.push(format!("{origin}: ignored, --check works on the command line alone"));
+        diagnostics.warnings.push(format!("{origin}: ignored, --check works on the command line alone"));
         return;
     }
     match value.to_str() {
         Some(list) if setting.is_list() => {
             let values = list.split(|letter: char| letter == ',' || letter.is_whitespace());
             for value in values.filter(|value| !value.is_empty()) {
-                settings.admit(setting, value.as_ref(), &origin, entries, findings);
+                settings.admit(setting, value.as_ref(), &origin, entries, diagnostics);
             }
         }
         Some(text) => match mistakes::quotes(text) {
             Quotes::Typographic(letter) => {
                 let reason = mistakes::of_quotes(setting.name, letter);
-                findings.errors.push(ConfigError::Malformed { reason, origin });
+                diagnostics.errors.push(ConfigError::Malformed { reason, origin });
             }
             quotes => {
                 if quotes == Quotes::Plain {
-                    findings.warnings.push(format!("{origin}: {}", mistakes::plain_quotes(setting.name)));
+                    diagnostics.warnings.push(format!("{origin}: {}", mistakes::plain_quotes(setting.name)));
                 }
-                settings.admit(setting, value, &origin, entries, findings);
+                settings.admit(setting, value, &origin, entries, diagnostics);
             }
         },
-        None => settings.admit(setting, value, &origin, entries, findings),
+        None => settings.admit(setting, value, &origin, entries, diagnostics),
     }
 }
 
@@ -141,13 +145,13 @@ mod tests {
         for setting in settings.all().filter(|setting| setting.name != "check") {
             let variable = variable_name(setting.name);
             let value = if setting.is_switch() { "true" } else { "1" };
-            let (mut entries, mut findings) = (Vec::new(), Findings::default());
+            let (mut entries, mut diagnostics) = (Vec::new(), Diagnostics::default());
             let name = variable.strip_prefix(PREFIX).expect("the prefix");
             assert!(!is_injected(name, value.as_ref()), "{variable}");
-            take(&variable, name, value.as_ref(), &settings, &mut entries, &mut findings);
-            assert!(findings.warnings.is_empty(), "{variable}: {findings:?}");
+            take(&variable, name, value.as_ref(), &settings, &mut entries, &mut diagnostics);
+            assert!(diagnostics.warnings.is_empty(), "{variable}: {diagnostics:?}");
             let named = entries.iter().map(|entry| entry.name.clone());
-            let refused = findings.errors.iter().map(ToString::to_string);
+            let refused = diagnostics.errors.iter().map(ToString::to_string);
             let answers: Vec<_> = named.chain(refused).collect();
             assert!(answers.len() == 1 && answers[0].contains(setting.name), "{answers:?}");
         }

@@ -20,19 +20,19 @@ use self::mistakes::Quotes;
 use super::args::NOT_IN_A_FILE;
 use super::error::{ConfigError, Origin};
 use super::promptly::read_promptly;
-use super::settings::{Entry, Findings, Setting, Settings};
+use super::settings::{Diagnostics, Entry, Setting, Settings};
 
-/// Reads a file. Errors are added to the findings.
-pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) -> Vec<Entry> {
+/// Reads a file. Errors are added to the diagnostics.
+pub(super) fn read(path: &Path, settings: &Settings, diagnostics: &mut Diagnostics) -> Vec<Entry> {
     let bytes = match read_promptly(path, u64::MAX) {
         Ok(bytes) => bytes,
         Err(error) => {
             let (path, reason) = (path.to_owned(), error.to_string());
-            findings.errors.push(ConfigError::Unreadable { path, reason });
+            diagnostics.errors.push(ConfigError::Unreadable { path, reason });
             return Vec::new();
         }
     };
-    let mut reader = Reader { path: path.into(), settings, findings, entries: Vec::new(), lines: HashMap::new() };
+    let mut reader = Reader { path: path.into(), settings, diagnostics, entries: Vec::new(), lines: HashMap::new() };
     match String::from_utf8(bytes) {
         Ok(text) => {
             // Some editors write a byte order mark at the beginning of UTF-8 files.
@@ -71,7 +71,7 @@ fn is_key(text: &str) -> bool {
 struct Reader<'a> {
     path: Arc<Path>,
     settings: &'a Settings,
-    findings: &'a mut Findings,
+    diagnostics: &'a mut Diagnostics,
     entries: Vec<Entry>,
     /// The line in which each setting was first given.
     lines: HashMap<String, usize>,
@@ -84,25 +84,25 @@ impl<'a> Reader<'a> {
 
     fn malformed(&mut self, line: usize, reason: String) {
         let origin = self.origin(line);
-        self.findings.errors.push(ConfigError::Malformed { reason, origin });
+        self.diagnostics.errors.push(ConfigError::Malformed { reason, origin });
     }
 
     fn unknown(&mut self, line: usize, name: &str) {
         let nearest = self.settings.nearest(name).map(str::to_owned);
         let (name, origin) = (name.to_owned(), self.origin(line));
-        self.findings.errors.push(ConfigError::Unknown { name, nearest, origin });
+        self.diagnostics.errors.push(ConfigError::Unknown { name, nearest, origin });
     }
 
     /// Records that a setting occurs. Returns whether its value may be used.
     fn begin(&mut self, setting: Setting<'_>, line: usize) -> bool {
         let (name, origin) = (setting.name.to_owned(), self.origin(line));
         if NOT_IN_A_FILE.contains(&setting.name) {
-            self.findings.errors.push(ConfigError::NotInAFile { name, origin });
+            self.diagnostics.errors.push(ConfigError::NotInAFile { name, origin });
             return false;
         }
         match self.lines.insert(name.clone(), line) {
             Some(first_line) if !setting.is_list() => {
-                self.findings.errors.push(ConfigError::SetTwice { name, first_line, origin });
+                self.diagnostics.errors.push(ConfigError::SetTwice { name, first_line, origin });
                 false
             }
             _ => true,
@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
 
     fn admit(&mut self, setting: Setting<'_>, value: &str, line: usize) {
         let origin = self.origin(line);
-        self.settings.admit(setting, OsStr::new(value), &origin, &mut self.entries, self.findings);
+        self.settings.admit(setting, OsStr::new(value), &origin, &mut self.entries, self.diagnostics);
     }
 
     /// Reads gearmand's own format.
@@ -177,7 +177,7 @@ impl<'a> Reader<'a> {
                 Quotes::None => {}
                 Quotes::Plain => {
                     let origin = self.origin(line);
-                    self.findings.warnings.push(format!("{origin}: {}", mistakes::plain_quotes(setting.name)));
+                    self.diagnostics.warnings.push(format!("{origin}: {}", mistakes::plain_quotes(setting.name)));
                 }
                 Quotes::Typographic(letter) => return self.malformed(line, mistakes::of_quotes(setting.name, letter)),
             }
@@ -197,13 +197,13 @@ impl<'a> Reader<'a> {
             [setting] => {
                 let origin = self.origin(line);
                 let warning = format!("{origin}: --{name} is short for --{}; write the whole name", setting.name);
-                self.findings.warnings.push(warning);
+                self.diagnostics.warnings.push(warning);
                 return Some(*setting);
             }
             several => {
                 let candidates = several.iter().map(|setting| setting.name).collect::<Vec<_>>().join(", ");
                 let (name, origin) = (name.to_owned(), self.origin(line));
-                self.findings.errors.push(ConfigError::Ambiguous { name, candidates, origin });
+                self.diagnostics.errors.push(ConfigError::Ambiguous { name, candidates, origin });
             }
         }
         None
@@ -246,7 +246,7 @@ impl<'a> Reader<'a> {
             None if setting.is_switch() => self.admit(setting, "true", line),
             None => {
                 let (name, origin) = (setting.name.to_owned(), self.origin(line));
-                self.findings.errors.push(ConfigError::MissingValue { name, origin });
+                self.diagnostics.errors.push(ConfigError::MissingValue { name, origin });
             }
         }
     }
@@ -264,7 +264,7 @@ impl<'a> Reader<'a> {
         };
         let instead = format!("{instead}, or put # before a comment; a file in TOML has the extension .toml");
         let (piece, origin) = (mistakes::shown_piece(whole, piece), self.origin(line));
-        self.findings.errors.push(ConfigError::NoDash { piece, instead, origin });
+        self.diagnostics.errors.push(ConfigError::NoDash { piece, instead, origin });
     }
 
     /// Reads TOML.

@@ -53,12 +53,12 @@ pub(super) struct HttpArgs {
     #[arg(long, value_name = "WHICH", default_value = "all")]
     http_metrics_functions: MetricsFunctions,
 
-    /// A name by which browsers may ask for this server; can be repeated [default: localhost, addresses, and the host name where others reach it]
+    /// Host name by which browsers may ask for this server; can be repeated [default: localhost, addresses, and the host name where others reach it]
     ///
     /// Web sites can let their own names point to your addresses. So no other names are served: a loopback address goes by
     /// localhost and addresses of loopback, any other by localhost, all addresses and the host name of the machine.
     #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = value::host_name)]
-    http_host: Vec<String>,
+    http_allowed_host: Vec<String>,
 }
 
 /// A value of `--http-listen`.
@@ -161,7 +161,7 @@ impl HttpArgs {
             read_only: self.http_read_only,
             max_connections: self.http_max_connections,
             metrics_functions: self.http_metrics_functions,
-            hosts: self.http_host,
+            hosts: self.http_allowed_host,
         }
     }
 }

@@ -10,9 +10,9 @@ use clap::{ArgMatches, FromArgMatches as _};
 use super::address::ListenAddress;
 use super::args::{LEAST_FILES, NOT_IN_A_FILE, RELOADABLE, ServerArgs};
 use super::error::{ConfigError, ConfigErrors, Origin};
-use super::foreign::{self, Standing};
 use super::queue::{FunctionDurability, QueueChoice};
-use super::settings::{Entry, Findings, Settings, long_option};
+use super::settings::{Diagnostics, Entry, Settings, long_option};
+use super::unsupported::{self, Support};
 use super::value::{LogTarget, display_bytes};
 use super::{Config, environment, file, queue};
 use crate::protocol::names::HANDLE_PREFIX_MAX;
@@ -90,25 +90,25 @@ pub struct Reload {
 /// All errors, each with its location. The file and the environment are read completely first.
 pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     let settings = Settings::new();
-    let mut findings = Findings::default();
+    let mut diagnostics = Diagnostics::default();
     let command_line = settings.given_in(&sources.matches);
-    let environment = environment::read(&sources.environment, &settings, &mut findings);
-    let mut entries = match config_file(&command_line, &environment, &sources.default_files, &mut findings) {
-        Some(path) => file::read(&path, &settings, &mut findings),
+    let environment = environment::read(&sources.environment, &settings, &mut diagnostics);
+    let mut entries = match config_file(&command_line, &environment, &sources.default_files, &mut diagnostics) {
+        Some(path) => file::read(&path, &settings, &mut diagnostics),
         None => Vec::new(),
     };
     let mut choices = defaults(&settings);
     for source in [std::mem::take(&mut entries), environment, command_line] {
         choices.extend(choose(source));
     }
-    judge(&settings, &choices, &mut findings);
-    if !findings.errors.is_empty() {
-        return Err(ConfigErrors(findings.errors));
+    validate(&settings, &choices, &mut diagnostics);
+    if !diagnostics.errors.is_empty() {
+        return Err(ConfigErrors(diagnostics.errors));
     }
     let config = build(&settings, &choices)?;
     let is_set = |name: &str| choices.get(name).is_some_and(|choice| choice.origin != Origin::Default);
-    notice_oddities(&config, is_set, &mut findings);
-    Ok(Resolved { config, warnings: findings.warnings, choices })
+    notice_oddities(&config, is_set, &mut diagnostics);
+    Ok(Resolved { config, warnings: diagnostics.warnings, choices })
 }
 
 /// The configuration file to read: the named one, or the first default file that exists.
@@ -116,7 +116,7 @@ fn config_file(
     command_line: &[Entry],
     environment: &[Entry],
     default_files: &[PathBuf],
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<PathBuf> {
     let named = command_line.iter().chain(environment).find(|entry| entry.name == "config-file");
     if let Some(named) = named {
@@ -127,7 +127,7 @@ fn config_file(
     let first = existing.next()?;
     for other in existing {
         let (first, other) = (first.display(), other.display());
-        findings.warnings.push(format!("{other} is not read, since {first} exists too; keep one of the two"));
+        diagnostics.warnings.push(format!("{other} is not read, since {first} exists too; keep one of the two"));
     }
     Some(first.clone())
 }
@@ -171,7 +171,7 @@ fn choose(entries: Vec<Entry>) -> BTreeMap<String, Choice> {
 }
 
 /// Validates the chosen values against the features of this build, and rejects missing ones.
-fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut Findings) {
+fn validate(settings: &Settings, choices: &BTreeMap<String, Choice>, diagnostics: &mut Diagnostics) {
     for setting in settings.all() {
         let Some(Choice { values, origin }) = choices.get(setting.name) else {
             continue;
@@ -183,32 +183,32 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
         let name = setting.name;
         let refusal = match name {
             "queue-type" => queue::refuse(&value),
-            "ssl" if is_set => Some(foreign::REFUSE_TLS.to_owned()),
+            "ssl" if is_set => Some(unsupported::REFUSE_TLS.to_owned()),
             "user" => unknown_user(&value),
             _ => None,
         };
         if let Some(reason) = refusal {
             let value = if setting.is_switch() { String::new() } else { value.into_owned() };
             let (name, origin) = (name.to_owned(), origin.clone());
-            findings.errors.push(ConfigError::Unavailable { name, value, reason, origin });
+            diagnostics.errors.push(ConfigError::Unavailable { name, value, reason, origin });
             continue;
         }
         if let Some(kind) = queue::kind_of_option(name).filter(|kind| is_set && !is_chosen(choices, kind)) {
-            findings.warnings.push(format!(
+            diagnostics.warnings.push(format!(
                 "{origin}: --{name} has no effect without --queue-type {kind}; add that, or remove the option"
             ));
         }
-        match foreign::standing(name) {
-            Standing::Retired(reason) if is_set => {
-                findings.warnings.push(format!("{origin}: --{name} has no effect any more: {reason}"));
+        match unsupported::support(name) {
+            Support::Retired(reason) if is_set => {
+                diagnostics.warnings.push(format!("{origin}: --{name} has no effect any more: {reason}"));
             }
-            Standing::Unbuilt(part) if is_set => {
-                findings.warnings.push(format!(
+            Support::Unbuilt(part) if is_set => {
+                diagnostics.warnings.push(format!(
                     "{origin}: --{name} has no effect: it is part of {part}, which this build does not \
                      include; remove the option"
                 ));
             }
-            Standing::Live | Standing::Retired(_) | Standing::Unbuilt(_) => {}
+            Support::Live | Support::Retired(_) | Support::Unbuilt(_) => {}
         }
     }
 }
@@ -277,13 +277,14 @@ fn options(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Vec<OsStr
 /// Settings that are valid on their own and conflict.
 fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<ConfigError> {
     let mut errors = Vec::new();
-    let (output, packet) = (config.limits.max_output, config.limits.max_packet_size);
+    let (output, packet) = (config.limits.max_output_buffer, config.limits.max_packet_size);
     if output < packet {
-        let changed = if origin("max-output") == Origin::Default { "max-packet-size" } else { "max-output" };
+        let changed =
+            if origin("max-output-buffer") == Origin::Default { "max-packet-size" } else { "max-output-buffer" };
         errors.push(ConfigError::Contradiction {
             reason: format!(
-                "max-output ({}) is less than max-packet-size ({}), so the largest jobs could never be handed to a worker; \
-                 raise max-output or lower max-packet-size",
+                "max-output-buffer ({}) is less than max-packet-size ({}), so the largest jobs could never be handed \
+                 to a worker; raise max-output-buffer or lower max-packet-size",
                 display_bytes(output),
                 display_bytes(packet)
             ),
@@ -330,21 +331,21 @@ fn unfit_http_port(config: &Config) -> Option<String> {
 }
 
 /// Warns about memory limits that do not fit together.
-fn notice_tight_memory(config: &Config, findings: &mut Findings) {
+fn notice_tight_memory(config: &Config, diagnostics: &mut Diagnostics) {
     let Some(most) = config.limits.max_memory else { return };
     let packet = config.limits.max_packet_size;
     if packet.saturating_mul(2) > most {
-        findings.warnings.push(format!(
+        diagnostics.warnings.push(format!(
             "--max-memory {} is less than twice --max-packet-size {}; connections with such packets may be \
              closed; raise the one or lower the other",
             display_bytes(most),
             display_bytes(packet)
         ));
     }
-    let workloads = config.limits.max_memory_for_workloads.unwrap_or(0);
+    let workloads = config.limits.max_workload_memory.unwrap_or(0);
     if workloads > most / 4 * 3 {
-        findings.warnings.push(format!(
-            "--max-memory-for-workloads {} is more than the share for jobs: three quarters of --max-memory, {}",
+        diagnostics.warnings.push(format!(
+            "--max-workload-memory {} is more than the share for jobs: three quarters of --max-memory, {}",
             display_bytes(workloads),
             display_bytes(most / 4 * 3)
         ));
@@ -352,16 +353,16 @@ fn notice_tight_memory(config: &Config, findings: &mut Findings) {
 }
 
 /// Warns about settings that are valid but probably not intended.
-fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mut Findings) {
-    notice_tight_memory(config, findings);
+fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, diagnostics: &mut Diagnostics) {
+    notice_tight_memory(config, diagnostics);
     if config.queue == QueueChoice::Builtin {
         for name in ["durability", "function-durability"].into_iter().filter(|name| is_set(name)) {
-            findings
+            diagnostics
                 .warnings
                 .push(format!("--{name} has no effect with --queue-type builtin, which keeps jobs in memory"));
         }
         if !is_set("queue-type") {
-            findings.warnings.push(
+            diagnostics.warnings.push(
                 "this build has no SQLite: queued jobs are kept in memory and lost with the process; \
                  build it with the cargo feature sqlite, or choose a --queue-type"
                     .to_owned(),
@@ -370,22 +371,24 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
     }
     let is_on_disk = matches!(config.queue, QueueChoice::Default | QueueChoice::Sqlite { .. });
     if is_set("store-reserve") && !is_on_disk {
-        findings
+        diagnostics
             .warnings
             .push("--store-reserve has no effect: it is for queues in a SQLite file; remove it".to_owned());
     }
     if config.network.protocol.is_none() && is_set("http-port") {
-        findings.warnings.push("--http-port has no effect without --protocol http; add that, or remove it".to_owned());
+        diagnostics
+            .warnings
+            .push("--http-port has no effect without --protocol http; add that, or remove it".to_owned());
     }
     if config.jobs.job_retries == Some(0) {
-        findings.warnings.push(
+        diagnostics.warnings.push(
             "--job-retries 0 means no limit, as in gearmand up to 2.0.0: a job that crashes its workers is \
              retried forever; write 1 for a single attempt, as gearmand's development after 2.0.0 reads 0, or -1 for no limit"
                 .to_owned(),
         );
     }
     if let Some(files @ 1..LEAST_FILES) = config.process.file_descriptors {
-        findings
+        diagnostics
             .warnings
             .push(format!("--file-descriptors {files} is too few for the server's own files: {LEAST_FILES} is used"));
     }
@@ -394,7 +397,7 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
         (network.tcp_user_timeout, network.keepalive_idle, network.keepalive_interval, network.keepalive_count)
         && timeout < idle + interval * count
     {
-        findings.warnings.push(format!(
+        diagnostics.warnings.push(format!(
             "--tcp-user-timeout {timeout:?} is shorter than all probes take, {:?}, which is used instead, \
              so that one lost probe does not close a live peer; lower --keepalive-idle, --keepalive-interval or \
              --keepalive-count",
@@ -406,7 +409,7 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
         && !config.log.syslog
         && !config.log.journald
     {
-        findings.warnings.push(
+        diagnostics.warnings.push(
             "--daemon closes standard error, so --log-file stderr loses all log lines; \
              name a file, or log to --syslog or --journald"
                 .to_owned(),
@@ -481,7 +484,7 @@ impl Resolved {
 
 /// Whether a setting describes the server: it has an effect, and does not just select a source of settings.
 fn is_shown(name: &str) -> bool {
-    foreign::standing(name) == Standing::Live && !NOT_IN_A_FILE.contains(&name)
+    unsupported::support(name) == Support::Live && !NOT_IN_A_FILE.contains(&name)
 }
 
 /// A value for display, without secrets.

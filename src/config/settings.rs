@@ -25,7 +25,7 @@ pub(super) struct Entry {
 
 /// Errors and warnings found while the sources were read.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(super) struct Diagnostics {
     pub(super) errors: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
 }
@@ -114,11 +114,11 @@ impl Settings {
         value: &OsStr,
         origin: &Origin,
         entries: &mut Vec<Entry>,
-        findings: &mut Findings,
+        diagnostics: &mut Diagnostics,
     ) {
         match self.check(setting, value) {
             Ok(value) => entries.push(Entry { name: setting.name.to_owned(), value, origin: origin.clone() }),
-            Err(reason) => findings.errors.push(ConfigError::BadValue {
+            Err(reason) => diagnostics.errors.push(ConfigError::BadValue {
                 // Quotes inside the value are often the reason.
                 reason: match mistakes::quotes(&value.to_string_lossy()) {
                     Quotes::Plain => format!("{reason}; write it without quotes here"),
@@ -229,7 +229,7 @@ mod tests {
     fn settings_are_found_by_name_alias_and_letter() {
         let settings = Settings::new();
         let name = |setting: Option<Setting<'_>>| setting.map(|setting| setting.name.to_owned());
-        assert_eq!(name(settings.find("max_output")).as_deref(), Some("max-output"));
+        assert_eq!(name(settings.find("max_output_buffer")).as_deref(), Some("max-output-buffer"));
         assert_eq!(name(settings.find("check-args")).as_deref(), Some("check"));
         assert_eq!(name(settings.find_letter('R')).as_deref(), Some("round-robin"));
         assert_eq!(name(settings.find("help")), None);

@@ -22,7 +22,7 @@ const MOST_JOBS: usize = 4_000_000_000;
 
 /// The memory limits for jobs and peers.
 pub(super) fn memory_limits(config: &Config, is_durable: bool) -> memory::Limits {
-    memory::Limits::new(config.limits.max_memory, config.limits.max_memory_for_workloads, is_durable)
+    memory::Limits::new(config.limits.max_memory, config.limits.max_workload_memory, is_durable)
 }
 
 /// The policy of the job server.
@@ -40,7 +40,7 @@ pub(super) fn policy(config: &Config, is_durable: bool) -> Policy {
         volatile_workloads_max: memory.volatile,
         handle_prefix: config.job_handle_prefix.clone(),
         worker_wakeup: jobs.worker_wakeup.unwrap_or(0),
-        wake_timeout_us: u64::try_from(timeouts.wake_timeout.as_micros()).unwrap_or(u64::MAX),
+        wakeup_timeout_us: u64::try_from(timeouts.wakeup_timeout.as_micros()).unwrap_or(u64::MAX),
         job_retries: jobs.job_retries.and_then(|retries| NonZeroU16::new(retries.into())),
         exceptions: jobs.exceptions,
         memory_max: memory.total,
@@ -51,7 +51,7 @@ pub(super) fn policy(config: &Config, is_durable: bool) -> Policy {
         max_functions: limits.max_functions,
         max_functions_per_connection: limits.max_functions_per_connection,
         max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
-        max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
+        max_pending_jobs_per_connection: u32::try_from(limits.max_pending_jobs_per_connection).unwrap_or(u32::MAX),
         max_waits_per_job: u32::try_from(limits.max_waits_per_job).unwrap_or(u32::MAX),
         tells_submissions: log.log_submissions || log.verbose == Level::Debug,
         turn_budget: price::BUDGET,
@@ -74,9 +74,9 @@ pub(super) fn accept_settings(config: &Config) -> AcceptSettings {
         limits: Limits {
             frames: FrameLimits {
                 packet: size(limits.max_packet_size).min(LARGEST_BODY) + HEADER_SIZE,
-                line: limits.max_text_line,
+                line: limits.max_admin_line,
             },
-            output: size(limits.max_output),
+            output: size(limits.max_output_buffer),
             patience: Patience { reading: timeouts.write_timeout, silence: keep_alive.effective_user_timeout() },
             first_byte_timeout: timeouts.handshake_timeout,
         },

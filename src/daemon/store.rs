@@ -56,19 +56,19 @@ impl Keeper {
         queue: Arc<Queue>,
     ) -> Result<Self, StoreError> {
         let store = open(location, config.job_handle_prefix.as_str().into()).await?;
-        let (store, restore, set_aside) = match begin(store).await? {
+        let (store, restore, quarantined) = match begin(store).await? {
             (store, Some((known, reading))) => {
                 take_over(location, hub, known);
                 hub.begin_restoring();
                 let mut restore = Restore::start(reading, hub, clock)?;
-                let set_aside = restore.wait().await?;
-                (store, set_aside.is_none().then_some(restore), set_aside.unwrap_or(0))
+                let quarantined = restore.wait().await?;
+                (store, quarantined.is_none().then_some(restore), quarantined.unwrap_or(0))
             }
             (store, None) => {
                 let (store, replayed) = restore::replay(store, hub, clock).await?;
-                let set_aside = replayed.set_aside;
+                let quarantined = replayed.quarantined;
                 take_over(location, hub, replayed);
-                (store, None, set_aside)
+                (store, None, quarantined)
             }
         };
         let jobs = hub.kept_job_count();
@@ -81,8 +81,8 @@ impl Keeper {
         } else {
             audit!("background jobs are kept in {location}, durability {durability}; {jobs} jobs restored");
         }
-        if set_aside > 0 {
-            error!("{location}: {set_aside} invalid rows quarantined, see the log");
+        if quarantined > 0 {
+            error!("{location}: {quarantined} invalid rows quarantined, see the log");
         }
         hub.stats().store.set_state(StoreState::Working);
         publish(hub.stats(), location, config);

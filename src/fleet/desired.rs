@@ -31,7 +31,7 @@ pub struct Desired {
     pub answer_timeout: Duration,
     /// A worker that has not answered for this long no longer counts, even if its connection still exists.
     #[serde(with = "time::plain")]
-    pub forget_after: Duration,
+    pub unresponsive_timeout: Duration,
     /// Time limit for a new worker to ask for its id.
     #[serde(with = "time::plain")]
     pub start_timeout: Duration,
@@ -41,15 +41,15 @@ pub struct Desired {
     pub max_workers_per_host: usize,
     /// Number of idle workers (without functions) that each host keeps. The last worker of a host is always
     /// kept, whatever it does: without any worker, a host could not be told to start one.
-    pub spares_per_host: usize,
+    pub idle_workers_per_host: usize,
     /// How long there must have been too many workers before scale-down, unless the function overrides it;
     /// also how long an idle worker is kept.
     #[serde(with = "time::plain")]
-    pub idle: Duration,
+    pub scale_down_after: Duration,
     /// Desired version of all workers; empty for any.
     pub version: String,
-    /// How many workers of a host are replaced at a time.
-    pub roll_parallel: usize,
+    /// How many workers of a host are replaced at a time. It may have this many above its limit meanwhile.
+    pub max_surge_per_host: usize,
     /// Hosts without any workers.
     pub stopped_hosts: BTreeSet<String>,
     /// Overrides per host.
@@ -69,9 +69,9 @@ pub struct Host {
 
 /// Number of workers of a function, their hosts, and their version.
 ///
-/// With neither `scale_up_queue` nor `scale_up_age`, one worker is added per `cool_down` in which jobs wait
-/// although all workers are present and busy. A function without any worker gets one as soon as a job waits,
-/// whatever the rules.
+/// With neither `scale_up_queue` nor `scale_up_age`, one worker is added per `scale_up_cooldown` in which
+/// jobs wait although all workers are present and busy. A function without any worker gets one as soon as a
+/// job waits, whatever the rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Function {
@@ -90,13 +90,13 @@ pub struct Function {
     #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
     pub scale_up_age: Option<Duration>,
     /// How many workers are added at a time because of the age of the oldest job.
-    pub step: usize,
+    pub scale_up_step: usize,
     /// How long there must have been too many workers before scale-down.
     #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
-    pub idle: Option<Duration>,
+    pub scale_down_after: Option<Duration>,
     /// Minimum time between two scale-ups.
     #[serde(with = "time::plain")]
-    pub cool_down: Duration,
+    pub scale_up_cooldown: Duration,
     /// Desired version of its workers; defaults to the fleet's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -108,14 +108,14 @@ impl Default for Desired {
             fleet: DEFAULT_FLEET.to_owned(),
             interval: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(3),
-            forget_after: Duration::from_secs(30),
+            unresponsive_timeout: Duration::from_secs(30),
             start_timeout: Duration::from_secs(30),
             functions_per_worker: 1,
             max_workers_per_host: 16,
-            spares_per_host: 0,
-            idle: Duration::from_mins(1),
+            idle_workers_per_host: 0,
+            scale_down_after: Duration::from_mins(1),
             version: String::new(),
-            roll_parallel: 1,
+            max_surge_per_host: 1,
             stopped_hosts: BTreeSet::new(),
             hosts: BTreeMap::new(),
             functions: BTreeMap::new(),
@@ -131,9 +131,9 @@ impl Default for Function {
             hosts: None,
             scale_up_queue: None,
             scale_up_age: None,
-            step: 1,
-            idle: None,
-            cool_down: Duration::from_secs(10),
+            scale_up_step: 1,
+            scale_down_after: None,
+            scale_up_cooldown: Duration::from_secs(10),
             version: None,
         }
     }
@@ -155,7 +155,7 @@ impl Function {
     fn check(&self) -> Result<(), String> {
         check_number("min", self.min, 0)?;
         check_number("max", self.max(), 0)?;
-        check_number("step", self.step, 1)?;
+        check_number("scale_up_step", self.scale_up_step, 1)?;
         if self.max() < self.min {
             return Err(format!("max is {}, below min, which is {}", self.max(), self.min));
         }
@@ -216,7 +216,7 @@ impl Desired {
         for (name, time, (least, most)) in [
             ("interval", self.interval, INTERVALS),
             ("answer_timeout", self.answer_timeout, ANSWER_TIMES),
-            ("forget_after", self.forget_after, WAITS),
+            ("unresponsive_timeout", self.unresponsive_timeout, WAITS),
             ("start_timeout", self.start_timeout, WAITS),
         ] {
             if !(least..=most).contains(&time) {
@@ -226,11 +226,11 @@ impl Desired {
         for (name, number) in [
             ("functions_per_worker", self.functions_per_worker),
             ("max_workers_per_host", self.max_workers_per_host),
-            ("roll_parallel", self.roll_parallel),
+            ("max_surge_per_host", self.max_surge_per_host),
         ] {
             check_number(name, number, 1)?;
         }
-        check_number("spares_per_host", self.spares_per_host, 0)?;
+        check_number("idle_workers_per_host", self.idle_workers_per_host, 0)?;
         check_version(&self.version)?;
         for host in &self.stopped_hosts {
             check_name(host).map_err(|error| format!("stopped_hosts: \"{host}\" {error}"))?;
@@ -285,7 +285,7 @@ mod tests {
     const EXAMPLE: &str = r#"
         fleet = "web"
         interval = 2
-        idle = "2m"
+        scale_down_after = "2m"
         version = "2026-11-25"
         stopped_hosts = ["web9"]
         [hosts.web1]
@@ -296,19 +296,19 @@ mod tests {
         hosts = ["web*", "mail1"]
         scale_up_queue = 10
         scale_up_age = "1.5s"
-        idle = "500ms"
+        scale_down_after = "500ms"
         [functions."odd name.\u00e9"]
     "#;
 
     #[test]
     fn a_file_is_read_and_written_as_it_was() {
         let desired = Desired::parse(EXAMPLE).unwrap();
-        assert_eq!((desired.interval, desired.idle), (Duration::from_secs(2), Duration::from_mins(2)));
+        assert_eq!((desired.interval, desired.scale_down_after), (Duration::from_secs(2), Duration::from_mins(2)));
         assert_eq!((desired.max_workers("web1"), desired.max_workers("web2")), (4, 16));
         let mail = &desired.functions["mail"];
-        assert_eq!((mail.max(), mail.step), (10, 1));
+        assert_eq!((mail.max(), mail.scale_up_step), (10, 1));
         assert_eq!(
-            (mail.scale_up_age, mail.idle),
+            (mail.scale_up_age, mail.scale_down_after),
             (Some(Duration::from_millis(1500)), Some(Duration::from_millis(500)))
         );
         assert_eq!(desired.functions["odd name.\u{e9}"].max(), 1);
@@ -327,8 +327,8 @@ mod tests {
             ("interval = 0", "interval is 0"),
             ("interval = \"5 weeks\"", "\"5 weeks\": the units of time are ms, s, m, h and d"),
             ("interval = \"soon\"", "soon"),
-            ("idle = -1", "a time is from 0"),
-            ("roll_parallel = 0", "roll_parallel is 0: it must be from 1"),
+            ("scale_down_after = -1", "a time is from 0"),
+            ("max_surge_per_host = 0", "max_surge_per_host is 0: it must be from 1"),
             ("functions_per_worker = 100001", "functions_per_worker is 100001: it must be from 1 to 100000"),
             ("stopped_hosts = [\"a b\"]", "stopped_hosts: \"a b\""),
             ("[hosts.a]\nmax_workers = 0", "hosts.a.max_workers is 0"),
@@ -337,7 +337,7 @@ mod tests {
             ("[functions.manage_a]", "\"manage_a\" is reserved for managing workers"),
             ("[functions.f]\nmin = 3\nmax = 2", "functions.f: max is 2, below min, which is 3"),
             ("[functions.f]\nmin = -1", "invalid value"),
-            ("[functions.f]\nstep = 0", "functions.f: step is 0"),
+            ("[functions.f]\nscale_up_step = 0", "functions.f: scale_up_step is 0"),
             ("[functions.f]\nscale_up_queue = 0", "functions.f: scale_up_queue is 0"),
             ("[functions.f]\nhosts = []", "functions.f: hosts is empty"),
             ("[functions.f]\nhosts = [\"a b\"]", "functions.f: hosts: \"a b\" is not a host name or pattern"),

@@ -9,9 +9,9 @@
 //! [`contract`] and [`report`].
 
 pub mod contract;
-pub mod decide;
 pub mod desired;
 mod lenient;
+pub mod reconcile;
 pub mod report;
 mod time;
 

@@ -20,7 +20,7 @@ use super::guard::is_json;
 use super::routes::{Call, Route};
 use crate::admin::control::{COMMIT_WAIT, Commit, Control, NOT_STORED, Step, Task, error_code, host, not_stored};
 use crate::admin::look::parse_worker_id;
-use crate::job_server::{ControlError, WorkerMode, WorkerSelector};
+use crate::job_server::{ControlError, WorkerSelector};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
 
@@ -136,7 +136,7 @@ fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Fa
             parse_or_nothing::<Nothing>(body)?;
             match route {
                 Route::CancelJob => Control::CancelJob { handle: name },
-                Route::RunNow => Control::RunNow { handle: name },
+                Route::RunJob => Control::RunJob { handle: name },
                 Route::Pause => Control::Pause { function: function(name)?, paused: true },
                 Route::Resume => Control::Pause { function: function(name)?, paused: false },
                 Route::CancelJobs => Control::CancelJobs { function: function(name)? },
@@ -202,9 +202,9 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
     };
     let function = bytes("function", of, function_base64)?.map(function).transpose()?;
     let control = match route {
-        Route::Disable => Control::SetWorkerMode { selector, function, mode: WorkerMode::Disabled },
-        Route::Drain => Control::SetWorkerMode { selector, function, mode: WorkerMode::Draining },
-        Route::Enable => Control::EnableWorkers { selector, function },
+        Route::Disable => Control::Disable { selector, function },
+        Route::Drain => Control::Drain { selector, function },
+        Route::Enable => Control::Enable { selector, function },
         _ if function.is_some() => {
             return Err(Failure::bad("bad_body", "a connection is closed for all functions; omit function"));
         }

@@ -86,7 +86,7 @@ pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
     }
     if call.interface.parts.stats.memory.is_refusing.get() > 0 {
         let message = "submissions are rejected: the memory or job limit is reached (max-memory, \
-                       max-memory-for-workloads, max-jobs)";
+                       max-workload-memory, max-jobs)";
         warnings.push(Reason { code: "submissions_refused", message: message.to_owned() });
     }
     Ok(readiness(reasons, warnings))

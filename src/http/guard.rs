@@ -91,7 +91,7 @@ fn check_host(settings: &Settings, peer: Peer, host: &str) -> Result<(), Failure
     if is_fine {
         return Ok(());
     }
-    let message = format!("host name {name:?} is not allowed; add it with --http-host");
+    let message = format!("host name {name:?} is not allowed; add it with --http-allowed-host");
     Err(Failure::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", message))
 }
 

@@ -74,14 +74,14 @@ impl Hub {
         })
     }
 
-    /// See [`JobServer::run_now`](crate::job_server::JobServer::run_now).
+    /// See [`JobServer::run_job`](crate::job_server::JobServer::run_job).
     ///
     /// # Errors
     /// As there.
-    pub fn run_now(&self, now: Now, handle: &[u8]) -> Result<(), ControlError> {
+    pub fn run_job(&self, now: Now, handle: &[u8]) -> Result<(), ControlError> {
         self.with_state(now, |state, deferred| {
             let (server, mut effects) = state.split(deferred, None);
-            server.run_now(now, handle, &mut effects)
+            server.run_job(now, handle, &mut effects)
         })
     }
 

@@ -346,7 +346,7 @@ impl JobServer {
     ///
     /// # Errors
     /// [`ControlError::NoSuchJob`], [`ControlError::JobIsNotScheduled`], [`ControlError::JobIsBusy`].
-    pub fn run_now(&mut self, now: Now, handle: &[u8], effects: &mut impl Effects) -> Result<(), ControlError> {
+    pub fn run_job(&mut self, now: Now, handle: &[u8], effects: &mut impl Effects) -> Result<(), ControlError> {
         let slot = self.find_handle(handle).ok_or(ControlError::NoSuchJob)?;
         if !matches!(self.jobs.get(slot).state, JobState::Scheduled(_)) {
             return Err(ControlError::JobIsNotScheduled);

@@ -47,14 +47,14 @@ impl JobServer {
             let counter = match outcome {
                 Outcome::Complete(_) => &worker.done,
                 Outcome::Fail => &worker.failed,
-                Outcome::Exception(_) => &worker.excepted,
+                Outcome::Exception(_) => &worker.exceptions,
             };
             counter.bump(1);
         }
         match outcome {
             Outcome::Complete(_) => self.tally(function, |counters| &counters.done),
             Outcome::Fail => self.tally(function, |counters| &counters.failed),
-            Outcome::Exception(_) => self.tally(function, |counters| &counters.excepted),
+            Outcome::Exception(_) => self.tally(function, |counters| &counters.exceptions),
         }
     }
 }

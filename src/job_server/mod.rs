@@ -276,8 +276,8 @@ impl JobServer {
     /// new timeout, so that they still expire in the order in which they were sent.
     pub fn set_policy(&mut self, now: Now, policy: &Policy, effects: &mut impl Effects) {
         for noop in &mut self.noops {
-            let sent_us = noop.deadline_us.saturating_sub(self.policy.wake_timeout_us);
-            noop.deadline_us = sent_us.saturating_add(policy.wake_timeout_us);
+            let sent_us = noop.deadline_us.saturating_sub(self.policy.wakeup_timeout_us);
+            noop.deadline_us = sent_us.saturating_add(policy.wakeup_timeout_us);
         }
         let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
         let max_jobs = self.policy.max_jobs_per_connection;

@@ -16,7 +16,7 @@ pub struct Policy {
     /// The number of sleeping workers that a job wakes; 0 for all of them.
     pub worker_wakeup: u32,
     /// How long a woken worker may take to ask for a job before the next one is woken, in microseconds.
-    pub wake_timeout_us: u64,
+    pub wakeup_timeout_us: u64,
     /// The number of workers that a job may lose: with the last of these it is dropped. `None` for no limit.
     pub job_retries: Option<NonZeroU16>,
     /// Whether every client gets exceptions, even without having asked for them.
@@ -47,7 +47,7 @@ pub struct Policy {
     /// The maximum number of jobs that one connection may hold at a time; beyond it GRAB_JOB gets NO_JOB.
     pub max_jobs_per_connection: u32,
     /// The maximum number of submissions that one connection may wait for at a time.
-    pub max_waits_per_connection: u32,
+    pub max_pending_jobs_per_connection: u32,
     /// The maximum number of submissions of one job that one connection may wait for at a time.
     pub max_waits_per_job: u32,
     /// The budget of one lock hold, in the unit of [`price`](super::price).
@@ -81,7 +81,7 @@ impl Default for Policy {
         Self {
             handle_prefix: "H:localhost".to_owned(),
             worker_wakeup: 1,
-            wake_timeout_us: 100_000,
+            wakeup_timeout_us: 100_000,
             job_retries: None,
             exceptions: false,
             keeps_jobs: false,
@@ -95,7 +95,7 @@ impl Default for Policy {
             max_functions: 100_000,
             max_functions_per_connection: 100_000,
             max_jobs_per_connection: 10_000,
-            max_waits_per_connection: 1_000_000,
+            max_pending_jobs_per_connection: 1_000_000,
             max_waits_per_job: 1_000,
             turn_budget: super::price::BUDGET,
             tells_submissions: false,

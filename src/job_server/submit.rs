@@ -26,7 +26,9 @@ impl JobServer {
         if self.draining {
             return Err(PeerError::SHUTTING_DOWN);
         }
-        if !submission.background && self.connections[from as usize].waits >= self.policy.max_waits_per_connection {
+        if !submission.background
+            && self.connections[from as usize].waits >= self.policy.max_pending_jobs_per_connection
+        {
             return Err(PeerError::TOO_MANY_WAITS);
         }
         self.check_account(submission)?;

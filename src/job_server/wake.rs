@@ -235,7 +235,7 @@ impl JobServer {
         self.connections[connection as usize].set_sleep(Sleep::Woken { function, serial });
         self.connections[connection as usize].cover_at = NONE;
         self.functions[function as usize].waking += 1;
-        let deadline_us = now.monotonic_us.saturating_add(self.policy.wake_timeout_us);
+        let deadline_us = now.monotonic_us.saturating_add(self.policy.wakeup_timeout_us);
         if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
             // A connection has at most one unanswered NOOP.
             let mut noops = std::mem::take(&mut self.noops);

@@ -145,7 +145,7 @@ pub async fn serve(
         Err(End::Closed(CloseReason::SlowReader)) => {
             server.hub.stats().slow_readers.add(1);
             let most = limits.output;
-            warn!("Closed {}: slow reader: more than {most} bytes queued (--max-output)", gauges.name());
+            warn!("Closed {}: slow reader: more than {most} bytes queued (--max-output-buffer)", gauges.name());
         }
         Err(End::Stuck(Stuck::NotReading)) => {
             server.hub.stats().slow_readers.add(1);

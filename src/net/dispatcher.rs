@@ -64,7 +64,7 @@ impl Sink for Dispatcher<'_> {
 
     fn line(&mut self, line: &[u8]) -> bool {
         let mut answer = Vec::new();
-        let parsed = self.server.admin.parse(line);
+        let parsed = AdminCommand::parse(line);
         let is_command = !matches!(parsed, Err(AdminError::UnknownCommand(_)));
         if let Some(other) = self.greeting.line(line, is_command) {
             let (what, word) = match other {

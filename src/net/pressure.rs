@@ -230,7 +230,7 @@ impl Refusals {
                 let (held, limit) = (mib(account.total()), mib(account.limit()));
                 warn!(
                     "submissions are refused: the memory limit or the job limit is reached (max-memory, \
-                     max-memory-for-workloads, max-jobs); {held} of {limit} in use, see `show server`"
+                     max-workload-memory, max-jobs); {held} of {limit} in use, see `show server`"
                 );
                 account.is_refusing.set(1);
                 self.since = Some((before, now));

@@ -77,7 +77,7 @@ errors! {
     /// The queue limit of the function and priority was reached.
     JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
     /// The memory limit for workloads of jobs in memory is reached.
-    OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: workload memory limit reached (max-memory-for-workloads)";
+    OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: workload memory limit reached (max-workload-memory)";
     /// The memory limit for jobs and peers is reached.
     MEMORY_USED_UP = "QUEUE_ERROR", "Job queue is full: memory limit reached (max-memory)";
     /// All job numbers are used up.
@@ -101,7 +101,7 @@ errors! {
     /// The limit of functions on the server is reached.
     TOO_MANY_FUNCTIONS = "QUEUE_ERROR", "Too many functions on this server (max-functions)";
     /// The client waits for too many foreground jobs.
-    TOO_MANY_WAITS = "QUEUE_ERROR", "Too many unfinished jobs on this connection (max-waits-per-connection)";
+    TOO_MANY_WAITS = "QUEUE_ERROR", "Too many unfinished jobs on this connection (max-pending-jobs-per-connection)";
     /// The client waits for too many submissions of one job.
     TOO_MANY_WAITS_FOR_JOB = "QUEUE_ERROR", "Too many submissions of one unfinished job on this connection (max-waits-per-job)";
     /// The server is draining and rejects new jobs.

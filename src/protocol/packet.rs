@@ -150,7 +150,7 @@ pub enum FramingError {
     #[error("bytes that are neither a Gearman packet nor a line of text")]
     BadMagic,
     /// A line longer than the limit, whether its end has arrived or not.
-    #[error("a line of text longer than the limit (max-text-line)")]
+    #[error("a line of text longer than the limit (max-admin-line)")]
     LineTooLong,
 }
 

@@ -16,6 +16,9 @@ pub use self::name::{escaped, read_name, write_escaped, write_name};
 
 use super::names::{JobHandle, parse_decimal, write_decimal};
 
+/// Maximum number of words of a command, other than `list jobs`.
+pub const MAX_WORDS: usize = 5;
+
 /// A command, with the number and form of its arguments validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminCommand<'a> {
@@ -90,7 +93,7 @@ pub enum AdminError<'a> {
     UnknownShow,
     /// `cancel` takes `job` and a handle, or `jobs` and a function.
     BadCancel,
-    /// More words than the limit.
+    /// More than [`MAX_WORDS`] words.
     TooManyWords,
     /// An argument is invalid; the text says what is expected.
     BadArgument(&'static str),
@@ -115,7 +118,7 @@ impl AdminError<'_> {
             Self::UnknownShow => out.extend_from_slice(b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"),
             Self::BadCancel => out.extend_from_slice(b"ERR UNKNOWN_ERROR\r\n"),
             Self::TooManyWords => {
-                out.extend_from_slice(b"ERR INVALID_ARGUMENTS Too+many+words+in+this+command+(max-text-words)\r\n");
+                out.extend_from_slice(b"ERR INVALID_ARGUMENTS Too+many+words+in+this+command\r\n");
             }
             Self::BadArgument(wanted) => write_error("INVALID_ARGUMENTS", wanted, out),
         }
@@ -139,19 +142,19 @@ pub const FUNCTION_TOO_LARGE: &[u8] = b"ERR ARGUMENT_TOO_LARGE Function+name+too
 /// A command that changes something, on a read-only server.
 pub const READ_ONLY: &[u8] = b"ERR READ_ONLY Text+commands+are+read-only+on+this+server+(admin-read-only)\r\n";
 /// A line that is longer than the limit; the connection is closed after it.
-pub const LINE_TOO_LONG: &[u8] = b"ERR LINE_TOO_LONG The+line+is+longer+than+the+limit+(max-text-line)\r\n";
+pub const LINE_TOO_LONG: &[u8] = b"ERR LINE_TOO_LONG The+line+is+longer+than+the+limit+(max-admin-line)\r\n";
 
 impl<'a> AdminCommand<'a> {
-    /// Parses a line without its line end, of at most `max_words` words.
+    /// Parses a line without its line end.
     ///
     /// Words are separated by runs of spaces. A leading space makes an empty first word, a trailing one an
-    /// empty last word.
+    /// empty last word. Only `list jobs` can have more than [`MAX_WORDS`] words.
     ///
     /// # Errors
     /// The error to respond with.
-    pub fn parse(line: &'a [u8], max_words: usize) -> Result<Self, AdminError<'a>> {
+    pub fn parse(line: &'a [u8]) -> Result<Self, AdminError<'a>> {
         let is_list = line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"list "));
-        let max_words = if is_list { max_words.max(filter::MOST_WORDS) } else { max_words };
+        let max_words = if is_list { filter::MAX_WORDS } else { MAX_WORDS };
         let words = split_words(line, max_words).ok_or(AdminError::TooManyWords)?;
         let (typed, arguments) = words.split_first().map_or((&b""[..], &[][..]), |(word, rest)| (*word, rest));
         let command = until_nul(typed).to_ascii_lowercase();
@@ -379,7 +382,7 @@ mod tests {
 
     fn answer(line: &str) -> String {
         let mut out = Vec::new();
-        match AdminCommand::parse(line.as_bytes(), 5) {
+        match AdminCommand::parse(line.as_bytes()) {
             Ok(command) => return format!("{command:?}"),
             Err(error) => error.write(&mut out),
         }
@@ -407,11 +410,11 @@ mod tests {
     #[test]
     fn commands_are_read_in_any_case_and_extra_words_of_listings_are_ignored() {
         for line in ["status", "STATUS", "status x y", "status ", "status\0x"] {
-            assert_eq!(AdminCommand::parse(line.as_bytes(), 5), Ok(AdminCommand::Status), "{line}");
+            assert_eq!(AdminCommand::parse(line.as_bytes()), Ok(AdminCommand::Status), "{line}");
         }
-        assert_eq!(AdminCommand::parse(b"create  function   abc", 5), Ok(AdminCommand::CreateFunction(b"abc")));
+        assert_eq!(AdminCommand::parse(b"create  function   abc"), Ok(AdminCommand::CreateFunction(b"abc")));
         assert_eq!(
-            AdminCommand::parse(b"maxqueue f +3 0 -1", 5),
+            AdminCommand::parse(b"maxqueue f +3 0 -1"),
             Ok(AdminCommand::MaxQueue { function: b"f", limits: [3, 0, 0] })
         );
     }
@@ -449,15 +452,15 @@ mod tests {
     #[test]
     fn only_the_list_of_jobs_may_have_more_words_than_the_limit() {
         let many = "list jobs function=f state=queued unique=u priority=low client=c waiting=w older=1 limit=1 after=1";
-        assert!(matches!(AdminCommand::parse(many.as_bytes(), 5), Ok(AdminCommand::ListJobs(_))));
-        assert_eq!(AdminCommand::parse(format!("{many} x").as_bytes(), 5), Err(AdminError::TooManyWords));
-        assert_eq!(AdminCommand::parse(b"listing jobs a b c d", 5), Err(AdminError::TooManyWords));
-        assert_eq!(AdminCommand::parse(b"move jobs a b c d", 5), Err(AdminError::TooManyWords));
+        assert!(matches!(AdminCommand::parse(many.as_bytes()), Ok(AdminCommand::ListJobs(_))));
+        assert_eq!(AdminCommand::parse(format!("{many} x").as_bytes()), Err(AdminError::TooManyWords));
+        assert_eq!(AdminCommand::parse(b"listing jobs a b c d"), Err(AdminError::TooManyWords));
+        assert_eq!(AdminCommand::parse(b"move jobs a b c d"), Err(AdminError::TooManyWords));
     }
 
     #[test]
     fn what_is_shown_and_what_changes_something_is_told_apart() {
-        let parse = |line: &'static str| AdminCommand::parse(line.as_bytes(), 5).unwrap();
+        let parse = |line: &'static str| AdminCommand::parse(line.as_bytes()).unwrap();
         assert_eq!(parse("show functions"), AdminCommand::ShowFunctions);
         assert_eq!(parse("SHOW Workers"), AdminCommand::ShowWorkers);
         assert_eq!(parse("show server"), AdminCommand::ShowServer);

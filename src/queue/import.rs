@@ -76,7 +76,7 @@ pub(super) struct Moved {
     /// Jobs removed from the source.
     pub(super) removed: u64,
     /// Invalid entries in the source.
-    pub(super) set_aside: u64,
+    pub(super) quarantined: u64,
 }
 
 /// Moves the jobs, and prints how many they were.
@@ -110,9 +110,9 @@ pub(super) fn run(args: &ImportArgs) -> Result<u8, ToolError> {
             format_args!("cannot give {path} to the owner of its directory: {error}; the server may need that"),
         );
     }
-    let Moved { copied, known, removed, set_aside } = outcome?;
-    if set_aside > 0 {
-        tell("import", format_args!("{set_aside} invalid entries of {from} were quarantined there"));
+    let Moved { copied, known, removed, quarantined } = outcome?;
+    if quarantined > 0 {
+        tell("import", format_args!("{quarantined} invalid entries of {from} were quarantined there"));
     }
     let known = if known > 0 { format!(", {known} were there already") } else { String::new() };
     let left =
@@ -220,12 +220,12 @@ impl Import<'_> {
             if last_number > there.last_number {
                 self.target.commit(&Changes { last_number, sync: true, ..Changes::default() })?;
             }
-            return Ok(Moved { set_aside: here.set_aside, ..Moved::default() });
+            return Ok(Moved { quarantined: here.quarantined, ..Moved::default() });
         }
         let before = there.jobs;
         let mark = self.mark(&there, &here)?;
         let mut moved = self.copy(there)?;
-        moved.set_aside = here.set_aside;
+        moved.quarantined = here.quarantined;
         self.count(&mark, before + moved.copied)?;
         if !self.keep {
             moved.removed = self.empty_source(here.jobs)?;

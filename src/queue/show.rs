@@ -264,14 +264,14 @@ pub(super) fn verify(
         Workloads::Wanted
     })?;
     let Findings { sound, disordered, joined } = findings;
-    let set_aside = replayed.set_aside;
+    let quarantined = replayed.quarantined;
     if json {
-        let object = json!({ "sound": sound, "set_aside": set_aside, "disordered": disordered, "joined": joined });
+        let object = json!({ "sound": sound, "quarantined": quarantined, "disordered": disordered, "joined": joined });
         writeln!(out, "{object}")?;
     } else {
         writeln!(out, "{location}: {sound} jobs are sound")?;
         for (number, what) in [
-            (set_aside, "entries are invalid; a server would quarantine them"),
+            (quarantined, "entries are invalid; a server would quarantine them"),
             (disordered, "jobs have a number out of order; a server would renumber them"),
             (joined, "jobs have the function and unique id of an earlier one; a server would coalesce them"),
         ] {
@@ -280,7 +280,7 @@ pub(super) fn verify(
             }
         }
     }
-    Ok(if set_aside + disordered + joined > 0 { EXIT_FAILED } else { 0 })
+    Ok(if quarantined + disordered + joined > 0 { EXIT_FAILED } else { 0 })
 }
 
 type Row = [String; 8];

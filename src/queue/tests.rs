@@ -18,7 +18,7 @@ use crate::store::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads}
 struct Kept {
     jobs: BTreeMap<u64, StoredJob>,
     last_number: u64,
-    set_aside: u64,
+    quarantined: u64,
 }
 
 /// The fault of a store.
@@ -47,7 +47,7 @@ impl Fake {
     fn new(jobs: Vec<StoredJob>) -> Self {
         let last_number = jobs.iter().map(|job| job.number).max().unwrap_or(0);
         let jobs = jobs.into_iter().map(|job| (job.number, job)).collect();
-        let kept = Arc::new(Mutex::new(Kept { jobs, last_number, set_aside: 0 }));
+        let kept = Arc::new(Mutex::new(Kept { jobs, last_number, quarantined: 0 }));
         Self { kept, fault: Fault::None, commits: 0 }
     }
 
@@ -90,7 +90,7 @@ impl Store for Fake {
                 wanted = take(job, has_workload);
             }
         });
-        Ok(Replayed { jobs, set_aside: kept.set_aside, last_number: kept.last_number, settings: Vec::new() })
+        Ok(Replayed { jobs, quarantined: kept.quarantined, last_number: kept.last_number, settings: Vec::new() })
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
@@ -193,7 +193,7 @@ fn import(source: &mut Fake, target: &mut Fake, keep: bool) -> Result<Moved, Too
 fn jobs_move_with_all_they_have() {
     let (mut source, mut target) = (Fake::new(assorted()), Fake::new(Vec::new()));
     let moved = import(&mut source, &mut target, false).unwrap();
-    assert_eq!(moved, Moved { copied: 7, known: 0, removed: 7, set_aside: 0 });
+    assert_eq!(moved, Moved { copied: 7, known: 0, removed: 7, quarantined: 0 });
     assert_eq!(all_contents(&target.jobs()), all_contents(&assorted()));
     assert_eq!(numbers(&target.jobs()), numbers(&assorted()), "handles are kept");
     assert!(source.jobs().is_empty());
@@ -368,11 +368,11 @@ fn what_makes_no_sense_is_found() {
     let mut store = Fake::new(assorted());
     let (text, status) = printed(|out| verify(&mut store, &location, false, out));
     assert_eq!((text.as_str(), status), ("SQLite file /queue (table gearman_queue): 7 jobs are sound\n", 0));
-    store.kept.lock().unwrap().set_aside = 2;
+    store.kept.lock().unwrap().quarantined = 2;
     store.kept.lock().unwrap().jobs.insert(20, job(20, "mail", "order-1", b""));
     let (text, status) = printed(|out| verify(&mut store, &location, true, out));
     let found: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(found, serde_json::json!({"sound": 7, "set_aside": 2, "disordered": 0, "joined": 1}));
+    assert_eq!(found, serde_json::json!({"sound": 7, "quarantined": 2, "disordered": 0, "joined": 1}));
     assert_eq!(status, EXIT_FAILED);
     store.kept.lock().unwrap().jobs.insert(21, job(3, "mail", "late", b""));
     let (text, _) = printed(|out| verify(&mut store, &location, false, out));

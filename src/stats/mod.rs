@@ -80,7 +80,7 @@ pub struct JobCounters {
     /// Jobs that ended with WORK_FAIL from their worker.
     pub failed: Gauge,
     /// Jobs that ended with WORK_EXCEPTION.
-    pub excepted: Gauge,
+    pub exceptions: Gauge,
     /// Runs that exceeded their timeout.
     pub timed_out: Gauge,
     /// Runs that failed and whose job was requeued, including those that exceeded their timeout.
@@ -178,7 +178,7 @@ pub struct WorkCounters {
     /// Ended with WORK_FAIL.
     pub failed: Gauge,
     /// Ended with WORK_EXCEPTION.
-    pub excepted: Gauge,
+    pub exceptions: Gauge,
     /// Exceeded their timeout.
     pub timed_out: Gauge,
     /// Were revoked or lost, including those that exceeded their timeout.
@@ -448,7 +448,7 @@ pub struct StoreStats {
     /// 1 while jobs are still being read, although workers are served.
     pub restoring: Gauge,
     /// Jobs that have ended, whose removal failed and will be retried.
-    pub owed: Gauge,
+    pub pending_removals: Gauge,
     /// Transactions, including failed ones.
     pub commits: Gauge,
     /// Their total time, in nanoseconds.
@@ -528,7 +528,7 @@ pub struct Stats {
     /// The number of functions that were offered and not registered, because of a limit or their form.
     pub functions_refused: Gauge,
     /// The number of times the hub's lock was taken.
-    pub lock_holds: Gauge,
+    pub lock_acquisitions: Gauge,
     /// The total time of waiting for the hub's lock, in nanoseconds.
     pub lock_wait_ns: Gauge,
     /// NOOP packets sent to sleeping workers.

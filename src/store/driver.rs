@@ -334,7 +334,7 @@ impl<'a, 'b> Reader<'a, 'b> {
                 self.wanted = (self.take)(job, has_workload);
             }
             Err(reason) => {
-                self.replayed.set_aside += 1;
+                self.replayed.quarantined += 1;
                 self.bad.push((row, reason));
             }
         }

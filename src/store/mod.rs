@@ -101,7 +101,7 @@ pub struct Replayed {
     /// Number of jobs read.
     pub jobs: u64,
     /// Number of invalid rows that were quarantined, where the operator can inspect them.
-    pub set_aside: u64,
+    pub quarantined: u64,
     /// The highest job number ever assigned, as far as the store knows.
     pub last_number: u64,
     /// Operator settings, as names and values. Filled in only if the store was opened to keep jobs.
@@ -236,7 +236,7 @@ pub trait Reading: Send {
     fn next(&mut self, workloads: Workloads) -> Result<Option<ReadJobs>, StoreError>;
 
     /// Number of invalid rows so far. The store quarantines them.
-    fn set_aside(&self) -> u64;
+    fn quarantined(&self) -> u64;
 }
 
 /// Whether a store has room for new jobs.

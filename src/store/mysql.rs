@@ -11,7 +11,7 @@
 //!
 //! The single row of `<table>_meta` holds the format version and the highest job number. `<table>_settings`
 //! holds the operator settings of functions and workers, by name. Invalid rows are moved to
-//! `<table>_set_aside`.
+//! `<table>_quarantine`.
 //!
 //! # Two servers
 //! A named lock (`GET_LOCK`) keeps a second server away as long as the connection lives. After a network
@@ -217,11 +217,11 @@ impl Store for Mysql {
         let (access, mut prefixes) = (self.access, self.prefixes.clone());
         let replayed =
             self.with_session("read jobs", async |session| replay::run(session, access, &mut prefixes, take).await)?;
-        if replayed.set_aside > 0 && access == Access::Own {
+        if replayed.quarantined > 0 && access == Access::Own {
             tracing::warn!(
-                "{}: {} invalid rows were quarantined in {}_set_aside, with the reason",
+                "{}: {} invalid rows were quarantined in {}_quarantine, with the reason",
                 self.name,
-                replayed.set_aside,
+                replayed.quarantined,
                 self.table
             );
         }

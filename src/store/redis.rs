@@ -206,6 +206,10 @@ impl Redis {
         if self.access == Access::Own {
             self.claim(&mut connection)?;
             self.look_at_settings(&mut connection);
+            if format.is_none() {
+                // A new queue has no quarantine of an earlier version.
+                cmd("HSET").arg(&meta).arg(replay::QUARANTINE).arg(1).exec(&mut connection)?;
+            }
             if format.is_none_or(|format| format != FORMAT.to_string()) {
                 cmd("HSET").arg(&meta).arg("format").arg(FORMAT).exec(&mut connection)?;
             }
@@ -314,12 +318,12 @@ fn other_client<'a>(list: &'a str, own: u64, name: &str) -> Option<(u64, &'a str
 impl Store for Redis {
     fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError> {
         let replayed = self.with_connection("read jobs", |store, connection| replay::run(store, connection, take))?;
-        if replayed.set_aside > 0 && self.access == Access::Own {
+        if replayed.quarantined > 0 && self.access == Access::Own {
             tracing::warn!(
                 "{}: {} invalid keys were quarantined as {}",
                 self.name,
-                replayed.set_aside,
-                self.keys.set_aside(b"*", 0).escape_ascii()
+                replayed.quarantined,
+                self.keys.quarantine(b"*", 0).escape_ascii()
             );
         }
         Ok(replayed)

@@ -21,7 +21,7 @@
 //! There is no primary key on the unique id: the job server enforces uniqueness, and in a file with a million
 //! jobs the index costs ten times as much as everything else. Text columns hold bytes: names and unique ids
 //! need not be UTF-8. `gearman_meta` holds, for each table, the highest assigned job number;
-//! `gearman_settings` the operator settings of functions and workers; `gearman_set_aside` the quarantined
+//! `gearman_settings` the operator settings of functions and workers; `gearman_quarantine` the quarantined
 //! invalid rows, with the reason. The format version is SQLite's `user_version`.
 //!
 //! # Downgrade
@@ -237,7 +237,7 @@ impl Store for SqliteStore {
             }
             let mut found = replay::scan(file, &queue, &prefix, take)?;
             if owns {
-                replay::set_aside(file, &queue, &path, &found.senseless)?;
+                replay::quarantine(file, &queue, &path, &found.senseless)?;
                 found.replayed.settings = layout::settings(&file.connection, &queue)?;
             }
             Ok(found.replayed)
@@ -356,7 +356,7 @@ impl Store for SqliteStore {
             return Ok(());
         }
         self.check_files()?;
-        self.set_aside()
+        self.quarantine()
     }
 
     fn missing(&mut self) -> Option<String> {
@@ -373,13 +373,13 @@ impl Store for SqliteStore {
 
 impl SqliteStore {
     /// Quarantines the invalid rows found by the incremental replay.
-    fn set_aside(&mut self) -> Result<(), StoreError> {
+    fn quarantine(&mut self) -> Result<(), StoreError> {
         let found = self.aside.take();
         if found.is_empty() {
             return Ok(());
         }
         let (queue, path) = (self.queue.clone(), self.path.clone());
-        let done = self.with_file("cannot quarantine rows", |file| replay::set_aside(file, &queue, &path, &found));
+        let done = self.with_file("cannot quarantine rows", |file| replay::quarantine(file, &queue, &path, &found));
         if done.is_err() {
             self.aside.add(found);
         }

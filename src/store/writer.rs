@@ -202,7 +202,7 @@ impl Writer {
             if let Some(last_number) = closed {
                 return self.finish(last_number);
             }
-            self.stats.store.owed.set(self.owed.removes.len() as u64);
+            self.stats.store.pending_removals.set(self.owed.removes.len() as u64);
             self.queue.set_owed(self.owed.removes.len());
         }
     }
@@ -565,7 +565,7 @@ impl Writer {
     fn finish(mut self, last_number: u64) {
         let end = Changes { last_number, sync: true, ..Changes::default() };
         let is_failed = self.commit(end).is_err();
-        self.stats.store.owed.set(self.owed.ended() as u64);
+        self.stats.store.pending_removals.set(self.owed.ended() as u64);
         if is_failed && !self.is_missing() {
             let mut outcomes = self.owed.outcomes();
             if self.unsynced_since.is_some() {

@@ -64,11 +64,11 @@ fn pairs(wire: &mut Wire, command: &str) -> Vec<String> {
 }
 
 const FUNCTIONS: &str = "name high normal low scheduled running workers asleep working paused max_running \
-    maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
+    maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed exceptions timed_out requeued cancelled \
     in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s \
     waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s settings_only";
 const WORKERS: &str = "id address client_id state connected_unix_ms heard_unix_ms functions running job \
-    since_unix_ms done failed excepted timed_out requeued run_mean_s run_p50_s run_p99_s";
+    since_unix_ms done failed exceptions timed_out requeued run_mean_s run_p50_s run_p99_s";
 const JOBS: &str =
     "handle unique function priority state age_s attempts background holder progress clients bytes due_unix_s";
 
@@ -80,7 +80,7 @@ fn tables_of_nothing_have_column_names() {
         ("show functions", FUNCTIONS),
         ("show workers", WORKERS),
         ("list jobs", JOBS),
-        ("show rules", "who function how workers"),
+        ("show rules", "who function mode workers"),
     ] {
         assert!(table(&mut wire, command, names).is_empty(), "{command}");
     }
@@ -266,7 +266,7 @@ fn one_worker_is_shown_with_its_functions_and_jobs() {
             "running|1",
             "done|1",
             "failed|1",
-            "excepted|0",
+            "exceptions|0",
             "timed_out|0",
             "requeued|0",
             "run_mean_s|N",
@@ -330,7 +330,7 @@ fn names_cannot_break_a_table() {
     assert!(jobs[0].starts_with("H:t:1|\\x0a.\\x0a|new\\x0aline|normal|queued|"), "{jobs:?}");
     assert!(pairs(&mut wire, "show job H:t:1").contains(&"preview|\\x0a.\\x0a".to_owned()));
     assert!(pairs(&mut wire, "show worker 0-1").contains(&"client_id|my\\x09id\\x0a.".to_owned()));
-    let rules = table(&mut wire, "show rules", "who function how workers");
+    let rules = table(&mut wire, "show rules", "who function mode workers");
     assert_eq!(rules, ["client:my\\x09id\\x0a.|tab\\x09here|disabled|1"]);
     let functions = table(&mut wire, "show functions", FUNCTIONS);
     let names: Vec<_> = functions.iter().map(|line| line.split('|').next().expect("a name")).collect();

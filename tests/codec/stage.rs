@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ impl Stage {
             durability: Durability::Off,
             max_jobs: 60,
             max_functions: 60,
-            max_waits_per_connection: 20,
+            max_pending_jobs_per_connection: 20,
             ..Policy::default()
         };
         let hub = Arc::new(Hub::new(policy, Arc::clone(&stats), queue.clone()));
@@ -84,7 +84,6 @@ impl Stage {
         });
         let process = Process {
             version: "fuzzed",
-            max_words: AtomicUsize::new(5),
             allow_shutdown: AtomicBool::new(true),
             is_read_only: AtomicBool::new(script.is_read_only),
             log_level: Box::new(|| "INFO"),

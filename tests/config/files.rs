@@ -58,7 +58,7 @@ fn toml_is_read_by_extension_or_by_look() {
         let config = World::new(&[]).file(name, text).config();
         assert_eq!(config.network.keepalive_idle, Some(Duration::from_secs(33)));
         assert_eq!((config.log.log_file, config.log.log_format), (LogTarget::StandardError, LogFormat::Json));
-        assert_eq!((config.limits.max_packet_size, config.limits.max_text_line), (1024, 1024));
+        assert_eq!((config.limits.max_packet_size, config.limits.max_admin_line), (1024, 1024));
     }
     let text =
         "port = 4731\nlisten = ['127.0.0.1', 'localhost:1']\nsocket-mode = 0o600\ndaemon = true\njob_retries = -1";

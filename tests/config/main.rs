@@ -112,13 +112,13 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.log.log_file, LogTarget::File("/var/log/gearmand.log".into()));
     assert_eq!(config.log.verbose, Level::Error);
     assert_eq!(config.limits.max_packet_size, 64 << 20);
-    assert_eq!(config.limits.max_output, 1 << 30);
+    assert_eq!(config.limits.max_output_buffer, 1 << 30);
     assert_eq!(config.limits.max_connections, 65_536);
     assert_eq!(config.limits.max_jobs, 0);
     assert_eq!(config.limits.max_memory, None);
     assert_eq!(config.timeouts.handshake_timeout, None);
     assert_eq!(config.timeouts.write_timeout, Some(Duration::from_mins(10)));
-    assert_eq!(config.timeouts.wake_timeout, Duration::from_millis(100));
+    assert_eq!(config.timeouts.wakeup_timeout, Duration::from_millis(100));
     assert!(config.job_handle_prefix.starts_with("H:"));
     assert!(world.warnings().is_empty());
 }
@@ -221,7 +221,7 @@ fn values_out_of_range_are_refused_on_the_command_line() {
         "--keepalive-idle=0",
         "--max-packet-size=5GiB",
         "--max-connections=0",
-        "--wake-timeout=0",
+        "--wakeup-timeout=0",
         "--socket-mode=888",
         "--job-handle-prefix=a b",
         "--http-metrics-functions=some",
@@ -319,8 +319,11 @@ fn variables_are_checked_and_misspelt_ones_mentioned() {
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     let error = World::new(&["--max-packet-size", "2g"]).error();
-    assert_parts(&error, &["command line", "max-output (1 GiB)", "max-packet-size (2 GiB)", "raise max-output"]);
-    World::new(&["--max-packet-size", "2g", "--max-output=2GiB"]).config();
+    assert_parts(
+        &error,
+        &["command line", "max-output-buffer (1 GiB)", "max-packet-size (2 GiB)", "raise max-output-buffer"],
+    );
+    World::new(&["--max-packet-size", "2g", "--max-output-buffer=2GiB"]).config();
     let warnings = World::new(&["-d", "-l", "stderr"]).warnings();
     assert_parts(&warnings[0], &["--daemon", "--log-file stderr"]);
     assert_parts(&World::new(&["-j0"]).warnings()[0], &["--job-retries 0", "means no limit", "write 1"]);

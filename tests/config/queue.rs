@@ -15,7 +15,7 @@ fn without_an_option_the_queue_is_the_default_one() {
         (DurabilityLevel::Always, Duration::from_millis(50))
     );
     assert!(config.function_durability.is_empty());
-    assert_eq!(config.limits.max_memory_for_workloads, None);
+    assert_eq!(config.limits.max_workload_memory, None);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn secrets_are_neither_reported_nor_printed() {
 #[test]
 fn durability_is_set_for_all_and_for_functions() {
     let text = "durability = 'interval:2s'\nfunction-durability = ['mail=always', 'a=b=off']\n\
-        max-memory-for-workloads = '1GiB'";
+        max-workload-memory = '1GiB'";
     let config = World::new(&[]).file("c.toml", text).config();
     assert_eq!(
         (config.durability.level, config.durability.interval),
@@ -122,7 +122,7 @@ fn durability_is_set_for_all_and_for_functions() {
     let levels: Vec<_> =
         config.function_durability.iter().map(|of| (of.function.as_bytes().to_vec(), of.level)).collect();
     assert_eq!(levels, [(b"mail".to_vec(), DurabilityLevel::Always), (b"a=b".to_vec(), DurabilityLevel::Off)]);
-    assert_eq!(config.limits.max_memory_for_workloads, Some(1 << 30));
+    assert_eq!(config.limits.max_workload_memory, Some(1 << 30));
     let config = World::new(&[]).variable("GEARMAND_FUNCTION_DURABILITY", "a=off, b=interval").config();
     assert_eq!(config.function_durability.len(), 2);
     let error = World::new(&["--function-durability=a=off", "--function-durability=a=always"]).error();
@@ -131,7 +131,7 @@ fn durability_is_set_for_all_and_for_functions() {
         ("durability = 'fast'", ["c.toml:1", "`fast`", "interval:50ms"]),
         ("durability = 'always:1s'", ["c.toml:1", "only interval has a time", "write always"]),
         ("function-durability = 'mail=interval:1s'", ["c.toml:1", "`mail=interval:1s`", "--durability interval:TIME"]),
-        ("max-memory-for-workloads = '1k'", ["c.toml:1", "`1k`", "from 1 MiB"]),
+        ("max-workload-memory = '1k'", ["c.toml:1", "`1k`", "from 1 MiB"]),
         ("mysql-port = 0", ["c.toml:1", "`0`", "from 1 to 65535"]),
     ] {
         assert_parts(&World::new(&[]).file("c.toml", text).error(), &parts);
@@ -143,9 +143,9 @@ fn durability_and_the_memory_limit_are_reloaded_and_the_queue_is_not() {
     let resolved = |text: &str| World::new(&[]).file("c.toml", text).resolved();
     let running = resolved("queue-type = 'libsqlite3'");
     let text = "queue-type = 'builtin'\ndurability = 'off'\nfunction-durability = ['a=always']\n\
-        max-memory-for-workloads = '1m'";
+        max-workload-memory = '1m'";
     let reload = running.reload_from(&resolved(text)).unwrap();
-    assert_eq!(reload.changed, ["durability", "function-durability", "max-memory-for-workloads"]);
+    assert_eq!(reload.changed, ["durability", "function-durability", "max-workload-memory"]);
     assert_eq!(reload.needs_restart, ["queue-type"]);
     let config = &reload.resolved.config;
     assert!(matches!(config.queue, QueueChoice::Sqlite { .. }));

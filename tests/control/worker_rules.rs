@@ -24,7 +24,7 @@ fn a_drained_worker_ends_its_job_and_gets_no_other() {
         operator.await_state(&id, "drained");
         assert_eq!(operator.status("order"), Status { jobs: 1, running: 0, workers: 1 });
         let rule = &operator.table("show rules")[0];
-        assert_eq!((&rule["who"], &*rule["how"]), (&format!("connection:{id}"), "draining"));
+        assert_eq!((&rule["who"], &*rule["mode"]), (&format!("connection:{id}"), "draining"));
         operator.ok(&format!("enable connection:{id}"));
         expect_complete(&mut second, &waits, "for whom?");
         assert!(operator.table("show rules").is_empty());

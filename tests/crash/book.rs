@@ -194,9 +194,9 @@ impl Book {
         let mut wrong = Vec::new();
         let there: HashMap<u64, &Recovered> =
             contents.jobs.iter().filter_map(|job| Some((job.submission.serial()?, job))).collect();
-        if there.len() != contents.jobs.len() || contents.set_aside > 0 {
-            let (jobs, aside) = (contents.jobs.len(), contents.set_aside);
-            wrong.push(format!("{jobs} jobs came back, and {} different ones; {aside} set aside", there.len()));
+        if there.len() != contents.jobs.len() || contents.quarantined > 0 {
+            let (jobs, aside) = (contents.jobs.len(), contents.quarantined);
+            wrong.push(format!("{jobs} jobs came back, and {} different ones; {aside} quarantined", there.len()));
         }
         let acknowledged: Vec<u64> = pages.acknowledged_later();
         for (serial, entry) in &mut pages.jobs {

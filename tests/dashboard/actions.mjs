@@ -94,7 +94,7 @@ async function jobButtons(dashboard, port) {
 
   const later = await client.submit("sorting", { due: Math.floor(Date.now() / 1000) + 3600 });
   await dashboard.go(`jobs/${encodeURIComponent(later)}`);
-  await dashboard.click("run-now");
+  await dashboard.click("run-job");
   await same("it may run", async () => (await job(later)).state, () => "queued");
   await dashboard.go("jobs?function=sorting");
   await dashboard.choose("jobs", later, "priority low");
@@ -138,14 +138,14 @@ async function workerButtons(dashboard, port) {
   await same("enabled", async () => (await one()).state !== "disabled", () => true);
 
   // What a menu offers is what the page knew when it was opened.
-  const withheld = dashboard.page.locator("[data-table=worker-functions] .badge");
-  await same("both enabled, as shown", () => withheld.allTextContents(), () => []);
+  const modes = dashboard.page.locator("[data-table=worker-functions] .badge");
+  await same("both enabled, as shown", () => modes.allTextContents(), () => []);
   await dashboard.choose("worker-functions", "milling", "disable");
-  await same("one function alone", async () => (await one()).functions.map((fn) => [fn.name, fn.withheld]).sort(), () => [["drilling", null], ["milling", "disabled"]]);
-  await same("one function alone, as shown", () => withheld.allTextContents(), () => ["disabled"]);
+  await same("one function alone", async () => (await one()).functions.map((fn) => [fn.name, fn.mode]).sort(), () => [["drilling", null], ["milling", "disabled"]]);
+  await same("one function alone, as shown", () => modes.allTextContents(), () => ["disabled"]);
   await dashboard.choose("worker-functions", "milling", "enable");
-  await same("that function again", async () => (await one()).functions.every((fn) => fn.withheld === null), () => true);
-  await same("that function again, as shown", () => withheld.allTextContents(), () => []);
+  await same("that function again", async () => (await one()).functions.every((fn) => fn.mode === null), () => true);
+  await same("that function again, as shown", () => modes.allTextContents(), () => []);
 
   await rulesAreNamed(dashboard, port, worker, id);
 
@@ -157,8 +157,8 @@ async function workerButtons(dashboard, port) {
 
 // The rules that mean a worker stand on its page, and to enable it or one function of it ends those that are meant.
 async function rulesAreNamed(dashboard, port, worker, id) {
-  const rules = async () => (await dashboard.api("rules")).rules.map((rule) => `${rule.who} ${rule.function ?? "all"} ${rule.how}`).sort();
-  const shown = async () => Object.values(await dashboard.table("worker-rules")).map((rule) => `${rule.who} ${rule.function} ${rule.how}`).sort();
+  const rules = async () => (await dashboard.api("rules")).rules.map((rule) => `${rule.who} ${rule.function ?? "all"} ${rule.mode}`).sort();
+  const shown = async () => Object.values(await dashboard.table("worker-rules")).map((rule) => `${rule.who} ${rule.function} ${rule.mode}`).sort();
   for (const rule of ["drain client:lathe milling", "disable client:lathe", "drain host:127.0.0.1 drilling", "disable client:other"]) {
     await text(port, rule, false);
   }
@@ -175,7 +175,7 @@ async function rulesAreNamed(dashboard, port, worker, id) {
   await same("what is left", rules, () => ["client:other all disabled"]);
   await dashboard.page.locator("[data-table=worker-rules]").waitFor({ state: "detached" });
 
-  // Another function's rule stays; one that is lifted on the page goes. Names are any bytes.
+  // Another function's rule stays; one whose workers are enabled on the page goes. Names are any bytes.
   // One that is no UTF-8 can be typed only while the function exists.
   worker.can(Buffer.from([0xff]));
   await eventually("its third function", async () => Object.keys(await dashboard.table("worker-functions")).length === 3);
@@ -187,9 +187,9 @@ async function rulesAreNamed(dashboard, port, worker, id) {
   await same("milling again", async () => (await rules()).length, () => 3);
   await same("milling again, as shown", async () => (await shown()).length, () => 2);
   for (const left of [2, 1]) {
-    await dashboard.page.locator("[data-table=worker-rules] [data-action=lift]").first().click();
-    await same("lifted", async () => (await rules()).length, () => left);
-    await same("lifted, as shown", async () => (await shown()).length, () => left - 1);
+    await dashboard.page.locator("[data-table=worker-rules] [data-action=enable-rule]").first().click();
+    await same("enabled", async () => (await rules()).length, () => left);
+    await same("enabled, as shown", async () => (await shown()).length, () => left - 1);
   }
   await text(port, "enable client:other", false);
   assert.equal(await dashboard.page.locator(".toast.failed").count(), 0);
@@ -197,7 +197,7 @@ async function rulesAreNamed(dashboard, port, worker, id) {
 
 async function rulesAreLifted(dashboard, port) {
   const workers = [new Worker(port, ["weaving"], "loom"), new Worker(port, ["weaving"], "loom")];
-  const rules = async () => (await dashboard.api("rules")).rules.map((rule) => `${rule.who} ${rule.how}`).sort();
+  const rules = async () => (await dashboard.api("rules")).rules.map((rule) => `${rule.who} ${rule.mode}`).sort();
   await dashboard.go("workers");
   await eventually("both", async () => Object.values(await dashboard.table("workers")).filter((row) => row.client === "loom").length === 2);
   for (const action of ["drain-host", "disable-host"]) {
@@ -217,9 +217,9 @@ async function rulesAreLifted(dashboard, port) {
   await dashboard.go("server");
   await same("both are shown", async () => Object.keys(await dashboard.table("rules")).length, () => 2);
   for (const left of [["host:127.0.0.1 draining"], []]) {
-    await dashboard.page.locator("[data-table=rules] [data-action=lift]").first().click();
-    await same("lifted", rules, () => left);
-    await same("lifted, as shown", async () => Object.keys(await dashboard.table("rules")).length, () => left.length);
+    await dashboard.page.locator("[data-table=rules] [data-action=enable-rule]").first().click();
+    await same("enabled", rules, () => left);
+    await same("enabled, as shown", async () => Object.keys(await dashboard.table("rules")).length, () => left.length);
   }
   await dashboard.go("workers");
   await dashboard.click("kick-host");

@@ -28,8 +28,8 @@ pub(crate) trait Database {
     fn spoil(&self, name: &str);
     /// How many jobs this queue has, as the database itself counts them.
     fn rows(&self, name: &str) -> usize;
-    /// How many entries of this queue were set aside, as the operator finds them.
-    fn set_aside(&self, name: &str) -> usize;
+    /// How many entries of this queue were quarantined, as the operator finds them.
+    fn quarantined(&self, name: &str) -> usize;
     /// Puts a job of function `g` with the unique id `u1` and the workload `stranger` into this queue, as if no server knew of it.
     fn put_stranger(&self, name: &str);
     /// Puts a job of function `h` with the unique id `u9`, the workload `stranger` and this number into this queue.
@@ -38,8 +38,10 @@ pub(crate) trait Database {
     fn swallow(&self, name: &str) -> Option<()>;
     /// Ends the connections of all servers, at once and without a word.
     fn sever(&mut self);
-    /// How many such entries were set aside.
-    fn strangers_set_aside(&self, name: &str) -> usize;
+    /// Gives the quarantine of this queue, with the jobs 1 and 3, the name that it had in earlier versions.
+    fn make_former_quarantine(&self, name: &str);
+    /// How many such entries were quarantined.
+    fn strangers_quarantined(&self, name: &str) -> usize;
     /// Says that a newer program has written this queue.
     fn make_newer(&self, name: &str);
     /// A job that the database cannot take, and a word of the reason.
@@ -147,7 +149,7 @@ pub(crate) fn round_trip(location: &Location) {
     let mut store = open(location, Access::Own);
     let (jobs, replayed) = read(&mut *store);
     assert_same(&jobs, &zoo);
-    assert_eq!((replayed.last_number, replayed.set_aside), (last_number, 0));
+    assert_eq!((replayed.last_number, replayed.quarantined), (last_number, 0));
     let keys: Vec<_> = zoo.iter().map(TestJob::key).collect();
     let loaded = store.load(&keys, usize::MAX).unwrap();
     for (job, workload) in zoo.iter().zip(loaded) {
@@ -287,13 +289,18 @@ fn spoilt(database: &dyn Database) {
     database.spoil("spoilt");
     let (found, replayed) = read(&mut *open(&location, Access::Read));
     assert_same(&found, &jobs[1..2]);
-    assert_eq!((replayed.set_aside, database.set_aside("spoilt")), (2, 0), "whoever only looks moves nothing");
+    assert_eq!((replayed.quarantined, database.quarantined("spoilt")), (2, 0), "whoever only looks moves nothing");
     let (found, replayed) = read(&mut *open(&location, Access::Own));
     assert_same(&found, &jobs[1..2]);
-    assert_eq!((replayed.set_aside, database.set_aside("spoilt")), (2, 2));
+    assert_eq!((replayed.quarantined, database.quarantined("spoilt")), (2, 2));
     let (_, replayed) = read(&mut *open(&location, Access::Own));
-    assert_eq!(replayed.set_aside, 0, "what was set aside is out of the way");
+    assert_eq!(replayed.quarantined, 0, "what was quarantined is out of the way");
     assert_eq!(replayed.last_number, 3, "numbers go on");
+    database.make_former_quarantine("spoilt");
+    assert_eq!(database.quarantined("spoilt"), 0);
+    let (found, replayed) = read(&mut *open(&location, Access::Own));
+    assert_same(&found, &jobs[1..2]);
+    assert_eq!((replayed.quarantined, database.quarantined("spoilt")), (0, 2), "it has its present name again");
 }
 
 fn newer(database: &dyn Database) {
@@ -378,7 +385,7 @@ fn inserted(database: &dyn Database) {
     let mut store = open(&location, Access::Own);
     let (jobs, replayed) = read(&mut *store);
     assert_same(&jobs[..5], &ours);
-    assert_eq!((jobs.len(), replayed.set_aside), (7, 0), "{:?}", &jobs[5..]);
+    assert_eq!((jobs.len(), replayed.quarantined), (7, 0), "{:?}", &jobs[5..]);
     assert!(jobs[5..].iter().all(|job| job.number > 5 && job.workload == b"stranger"), "{:?}", &jobs[5..]);
     store.commit(&Changes { removes: ours.iter().map(TestJob::key).collect(), ..Changes::default() }).unwrap();
     assert_same(&read(&mut *store).0, &jobs[5..]);
@@ -395,7 +402,7 @@ fn numbers_at_their_end(database: &dyn Database) {
         database.put_numbered(name, number);
         let (jobs, replayed) = read(&mut *open(&location, Access::Own));
         assert_same(&jobs[..1], &[job]);
-        assert_eq!((jobs.len(), jobs[1].number, replayed.last_number, replayed.set_aside), (2, 2, 2, 0), "{name}");
+        assert_eq!((jobs.len(), jobs[1].number, replayed.last_number, replayed.quarantined), (2, 2, 2, 0), "{name}");
         assert_eq!(jobs[1].workload, b"stranger");
         assert_same(&read(&mut *open(&location, Access::Own)).0, &jobs);
     }

@@ -71,11 +71,11 @@ pub(crate) fn takeover(database: &dyn Database) {
     let location = database.location(name);
     // Looking first changes nothing of what is taken over afterwards.
     let (jobs, replayed) = read(&mut *open(&location, Access::Read));
-    assert_eq!(replayed.set_aside, 0);
+    assert_eq!(replayed.quarantined, 0);
     same(&jobs, &expected);
     let mut store = open(&location, Access::Own);
     let (jobs, replayed) = read(&mut *store);
-    assert_eq!((replayed.set_aside, replayed.last_number), (0, expected.len() as u64));
+    assert_eq!((replayed.quarantined, replayed.last_number), (0, expected.len() as u64));
     same(&jobs, &expected);
     let keys: Vec<_> = jobs.iter().map(TestJob::key).collect();
     for (job, workload) in jobs.iter().zip(store.load(&keys, usize::MAX).unwrap()) {

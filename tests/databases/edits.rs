@@ -124,7 +124,7 @@ fn stranger(database: &dyn Database) {
     let expected = [new[0].clone(), new[1].clone(), job(3, "f", "u1")];
     assert_same(&jobs[..3], &expected);
     let strangers = jobs[3..].iter().filter(|job| job.workload == b"stranger").count();
-    assert_eq!(strangers + database.strangers_set_aside("stranger"), 1, "{:?}", &jobs[3..]);
+    assert_eq!(strangers + database.strangers_quarantined("stranger"), 1, "{:?}", &jobs[3..]);
     store.commit(&Changes { removes: expected.iter().map(TestJob::key).collect(), ..Changes::default() }).unwrap();
     assert_same(&read(&mut *store).0, &jobs[3..]);
 }

@@ -173,13 +173,17 @@ impl Database for MariaDb {
         self.sql(DATABASE, &format!("SELECT count(*) FROM {name}")).parse().expect("a number")
     }
 
-    fn set_aside(&self, name: &str) -> usize {
-        if self.sql(DATABASE, &format!("SHOW TABLES LIKE '{name}_set_aside'")).is_empty() {
+    fn quarantined(&self, name: &str) -> usize {
+        if self.sql(DATABASE, &format!("SHOW TABLES LIKE '{name}_quarantine'")).is_empty() {
             return 0;
         }
         let count =
-            self.sql(DATABASE, &format!("SELECT count(*) FROM {name}_set_aside WHERE reason <> '' AND data = 'w'"));
+            self.sql(DATABASE, &format!("SELECT count(*) FROM {name}_quarantine WHERE reason <> '' AND data = 'w'"));
         count.parse().expect("a number")
+    }
+
+    fn make_former_quarantine(&self, name: &str) {
+        self.sql(DATABASE, &format!("RENAME TABLE {name}_quarantine TO {name}_set_aside"));
     }
 
     fn put_stranger(&self, name: &str) {
@@ -223,7 +227,7 @@ impl Database for MariaDb {
         }
     }
 
-    fn strangers_set_aside(&self, _name: &str) -> usize {
+    fn strangers_quarantined(&self, _name: &str) -> usize {
         0
     }
 

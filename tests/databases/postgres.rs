@@ -145,12 +145,16 @@ impl Database for Postgres {
         self.sql(&format!("SELECT count(*) FROM {name}")).parse().expect("a number")
     }
 
-    fn set_aside(&self, name: &str) -> usize {
-        if self.sql(&format!("SELECT to_regclass('{name}_set_aside') IS NULL")) == "t" {
+    fn quarantined(&self, name: &str) -> usize {
+        if self.sql(&format!("SELECT to_regclass('{name}_quarantine') IS NULL")) == "t" {
             return 0;
         }
-        let count = self.sql(&format!("SELECT count(*) FROM {name}_set_aside WHERE reason <> '' AND data = 'w'"));
+        let count = self.sql(&format!("SELECT count(*) FROM {name}_quarantine WHERE reason <> '' AND data = 'w'"));
         count.parse().expect("a number")
+    }
+
+    fn make_former_quarantine(&self, name: &str) {
+        self.sql(&format!("ALTER TABLE {name}_quarantine RENAME TO {name}_set_aside"));
     }
 
     fn put_stranger(&self, name: &str) {
@@ -179,7 +183,7 @@ impl Database for Postgres {
         self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gearmand'");
     }
 
-    fn strangers_set_aside(&self, _name: &str) -> usize {
+    fn strangers_quarantined(&self, _name: &str) -> usize {
         0
     }
 

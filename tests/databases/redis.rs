@@ -69,7 +69,7 @@ fn strangers(database: &Redis) {
     store.commit(&adding(std::slice::from_ref(&job))).unwrap();
     let (jobs, replayed) = read(&mut *store);
     assert_same(&jobs, std::slice::from_ref(&job));
-    assert_eq!(replayed.set_aside, 0);
+    assert_eq!(replayed.quarantined, 0);
     for command in keys {
         assert_eq!(database.cli(&["EXISTS", command[1]]), "1", "{}", command[1]);
     }
@@ -247,9 +247,19 @@ impl Database for Redis {
         self.cli(&["KEYS", &format!("{name}-*")]).lines().filter(|line| !line.is_empty()).count()
     }
 
-    fn set_aside(&self, name: &str) -> usize {
-        let keys = self.cli(&["KEYS", &format!("set-aside:{name}-*")]);
+    fn quarantined(&self, name: &str) -> usize {
+        let keys = self.cli(&["KEYS", &format!("quarantine:{name}-*")]);
         keys.lines().filter(|line| !line.is_empty()).count()
+    }
+
+    fn make_former_quarantine(&self, name: &str) {
+        for unique in ["u1", "u3"] {
+            let key = format!("{name}-f-{unique}");
+            self.cli(&["RENAME", &format!("quarantine:{key}"), &format!("set-aside:{key}")]);
+            let side = |first: &str| format!("gearmand:{name}:job:{first}:{key}");
+            self.cli(&["RENAME", &side("quarantine"), &side("set-aside")]);
+        }
+        self.cli(&["HDEL", &format!("gearmand:{name}:meta"), "quarantine"]);
     }
 
     fn put_stranger(&self, name: &str) {
@@ -271,8 +281,8 @@ impl Database for Redis {
         self.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     }
 
-    fn strangers_set_aside(&self, name: &str) -> usize {
-        usize::from(self.cli(&["HGET", &format!("set-aside:{name}-g-u1"), "data"]) == "stranger")
+    fn strangers_quarantined(&self, name: &str) -> usize {
+        usize::from(self.cli(&["HGET", &format!("quarantine:{name}-g-u1"), "data"]) == "stranger")
     }
 
     fn make_newer(&self, name: &str) {

@@ -43,7 +43,7 @@ pub(crate) struct Recovered {
 pub(crate) struct Contents {
     pub(crate) jobs: Vec<Recovered>,
     pub(crate) last_number: u64,
-    pub(crate) set_aside: u64,
+    pub(crate) quarantined: u64,
 }
 
 impl Submission {
@@ -177,5 +177,5 @@ pub(crate) fn read(path: &Path, access: Access) -> Result<Contents, StoreError> 
         Workloads::Wanted
     })?;
     assert_eq!(replayed.jobs, jobs.len() as u64, "jobs that were counted, and those that came");
-    Ok(Contents { jobs, last_number: replayed.last_number, set_aside: replayed.set_aside })
+    Ok(Contents { jobs, last_number: replayed.last_number, quarantined: replayed.quarantined })
 }

@@ -19,7 +19,7 @@ const BYTES: usize = 100_000;
 /// which takes a busy disk some seconds. A store that waits for the end of its trial takes 30 s.
 const NOTICED: Duration = Duration::from_secs(10);
 /// So much of the workloads is in memory: most jobs have to be read from the disk.
-const LITTLE_MEMORY: [&str; 2] = ["--max-memory-for-workloads", "1MiB"];
+const LITTLE_MEMORY: [&str; 2] = ["--max-workload-memory", "1MiB"];
 
 /// A server, its client and its worker.
 struct Scene {
@@ -149,7 +149,7 @@ impl Scene {
         let took = start.elapsed();
         assert!(took < NOTICED, "room was noticed after {took:?}");
         self.await_shown("state", "ok");
-        self.await_shown("owed", "0");
+        self.await_shown("pending_removals", "0");
         wait_for("a reserve", || (self.shown("reserve_bytes") != "0").then_some(()));
     }
 }
@@ -195,7 +195,7 @@ fn fills_and_drains(disk: &Disk, options: &[&str]) {
         scene.expect_room();
         scene.work(1);
     }
-    scene.await_shown("owed", "0");
+    scene.await_shown("pending_removals", "0");
     scene.restart();
     assert!(!scene.work_one(), "a job that has ended runs again");
     assert_eq!(scene.shown("jobs"), "0");
@@ -232,7 +232,7 @@ fn is_filled_by_another_program(disk: &Disk, times: usize) {
     }
     let taken = scene.shown("jobs").parse().expect("a count");
     scene.work(taken);
-    scene.await_shown("owed", "0");
+    scene.await_shown("pending_removals", "0");
     // There may be room again within the queue's own file.
     disk.relieve();
     scene.expect_room();
@@ -263,7 +263,7 @@ fn jobs_that_cannot_be_removed_are_counted_in_the_log() {
         shim.fail(class, 1, Errno::ENOSPC as i32);
     }
     scene.work(40);
-    scene.await_shown("owed", "40");
+    scene.await_shown("pending_removals", "40");
     scene.await_shown("state", "failing");
     assert!(!scene.submit());
     assert!(scene.server.terminate().success());

@@ -159,8 +159,8 @@ impl Stage {
         let lost =
             self.acknowledged.iter().filter(|(serial, _)| !there.contains(serial) && !self.ended.contains(serial));
         wrong.extend(lost.map(|(_, (handle, _))| format!("{handle} was acknowledged, and is lost")));
-        if contents.set_aside > 0 {
-            wrong.push(format!("{} entries make no sense", contents.set_aside));
+        if contents.quarantined > 0 {
+            wrong.push(format!("{} entries make no sense", contents.quarantined));
         }
         wrong
     }

@@ -23,7 +23,8 @@ pub(crate) fn a_burst_brings_workers_and_quiet_takes_them(implementation: Implem
         world.start(host, language);
     }
     world.want(
-        "idle = \"2s\"\nmax_workers_per_host = 3\n[functions.sleep_ms]\nmin = 1\nmax = 7\nscale_up_queue = 5\ncool_down = \"1s\"\n",
+        "scale_down_after = \"2s\"\nmax_workers_per_host = 3\n\
+         [functions.sleep_ms]\nmin = 1\nmax = 7\nscale_up_queue = 5\nscale_up_cooldown = \"1s\"\n",
     );
     let _monitor = world.monitor();
     let before = world.settled("one worker does it", |status| doing(status, "sleep_ms") == 1);

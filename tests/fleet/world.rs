@@ -230,7 +230,7 @@ impl World {
     pub(crate) fn want(&self, rest: &str) -> PathBuf {
         let interval = if rest.starts_with("interval") { "" } else { "interval = \"300ms\"\n" };
         let text = format!(
-            "fleet = \"t\"\n{interval}answer_timeout = \"3s\"\nforget_after = \"4s\"\nstart_timeout = \"20s\"\n{rest}"
+            "fleet = \"t\"\n{interval}answer_timeout = \"3s\"\nunresponsive_timeout = \"4s\"\nstart_timeout = \"20s\"\n{rest}"
         );
         let path = self.path("fleet.toml");
         fs::write(self.path("fleet.toml.part"), text).unwrap();

@@ -6,7 +6,7 @@ use crate::watched::{HEAP_KIB, RETAINED_KIB, Watched, serve_a_job};
 /// Workers that sleep and never ask for the job they are woken for: the next one gets it, and they are not asked again.
 pub(crate) fn a_worker_that_answers_no_noop() {
     const DEAF: usize = 10;
-    let server = Watched::start(&["--wake-timeout", "50ms"]);
+    let server = Watched::start(&["--wakeup-timeout", "50ms"]);
     let mut deaf: Vec<Wire> = (0..DEAF)
         .map(|_| {
             let mut worker = server.connect();

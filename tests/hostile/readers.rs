@@ -63,7 +63,7 @@ pub(crate) fn echoes_never_read() {
 pub(crate) fn results_never_read() {
     const JOBS: usize = 300;
     // The limit alone ends it.
-    let server = Watched::start(&["--write-timeout", "0", "--max-output", "64MiB"]);
+    let server = Watched::start(&["--write-timeout", "0", "--max-output-buffer", "64MiB"]);
     server.reset_peak();
     let mut worker = server.connect();
     worker.send(packet::CAN_DO, b"large");
@@ -159,8 +159,11 @@ pub(crate) fn a_long_listing_never_read() {
     const BATCH: usize = 1_000;
     let prefix = "H:a-prefix-of-the-greatest-length-that-is-allowed--";
     let server = Watched::start(
-        &[&WRITE_TIMEOUT[..], &["--max-packet-size", "1m", "--max-output", "1m", "--job-handle-prefix", &prefix[..50]]]
-            .concat(),
+        &[
+            &WRITE_TIMEOUT[..],
+            &["--max-packet-size", "1m", "--max-output-buffer", "1m", "--job-handle-prefix", &prefix[..50]],
+        ]
+        .concat(),
     );
     let mut client = server.connect();
     let submit = request(packet::SUBMIT_JOB, &body(&[b"waiting", b"", b""])).repeat(BATCH);

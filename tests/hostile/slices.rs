@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gearmand::admin::{Admin, Process};
 use gearmand::hub::Hub;
@@ -84,7 +84,6 @@ fn server() -> Arc<Server> {
     let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
     let process = Process {
         version: "0",
-        max_words: AtomicUsize::new(16),
         allow_shutdown: AtomicBool::new(false),
         is_read_only: AtomicBool::new(true),
         log_level: Box::new(|| "NONE"),
@@ -154,11 +153,11 @@ async fn echo(server: Arc<Server>, client: StdStream, is_under_way: Arc<AtomicBo
     let (question, mut answer) = (request(packet::ECHO_REQ, b"honest"), [0; 18]);
     let mut holds = Vec::new();
     while holds.len() < ECHOES {
-        let before = server.hub.stats().lock_holds.get();
+        let before = server.hub.stats().lock_acquisitions.get();
         client.write_all(&question).await.expect("ask");
         client.read_exact(&mut answer).await.expect("an answer");
         if is_under_way.load(Ordering::Relaxed) {
-            holds.push(server.hub.stats().lock_holds.get() - before);
+            holds.push(server.hub.stats().lock_acquisitions.get() - before);
         } else {
             tokio::task::yield_now().await;
         }

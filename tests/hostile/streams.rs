@@ -41,7 +41,7 @@ pub(crate) fn mutated() {
 
 /// Fewer streams, with limits under which a debug build checks its whole state after every request.
 pub(crate) fn mutated_with_all_invariants_checked() {
-    run(10_000, 0x5EED_0002, &["--max-functions", "60", "--max-jobs", "60", "--max-waits-per-connection", "20"]);
+    run(10_000, 0x5EED_0002, &["--max-functions", "60", "--max-jobs", "60", "--max-pending-jobs-per-connection", "20"]);
 }
 
 /// The same with a server whose connections run on several threads.

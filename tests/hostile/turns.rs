@@ -95,7 +95,7 @@ fn grab(wire: &mut Wire) -> Vec<u8> {
 /// Three clients wait for one job as often as they may, others each a few times, and its worker reports its
 /// progress.
 pub(crate) fn results_to_very_many_waits() {
-    let server = Watched::start(&["--max-packet-size", "4M", "--max-output", "4M"]);
+    let server = Watched::start(&["--max-packet-size", "4M", "--max-output-buffer", "4M"]);
     let submissions = size(1_000_000, 20_000);
     let submit = request(packet::SUBMIT_JOB, &body(&[b"wanted", b"one", b""]));
     let mut worker = server.connect();

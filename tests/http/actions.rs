@@ -56,7 +56,7 @@ fn jobs_are_changed_one_by_one() {
     assert_eq!(shown(&server, &job)["priority"], "high");
     assert_eq!(act(&server, &format!("{job}/move"), &json!({"to": "g"})), 1);
     assert_eq!(shown(&server, &job)["function"], "g");
-    post(&server, &format!("{job}/run-now"), &Value::Null).expect_error(409, "job_is_not_scheduled");
+    post(&server, &format!("{job}/run"), &Value::Null).expect_error(409, "job_is_not_scheduled");
     let mut worker = Wire::connect(server.addr());
     worker.send(packet::CAN_DO, b"g");
     worker.send(packet::GRAB_JOB, b"");
@@ -89,7 +89,7 @@ fn workers_are_withheld_jobs_and_closed() {
     act(&server, "/api/v1/workers/drain", &one);
     assert_eq!(
         shown(&server, "/api/v1/rules")["rules"],
-        json!([{"who": "client:w-1", "who_id": "client:w-1", "function": "f", "function_id": "f", "how": "draining", "workers": 1}])
+        json!([{"who": "client:w-1", "who_id": "client:w-1", "function": "f", "function_id": "f", "mode": "draining", "workers": 1}])
     );
     act(&server, "/api/v1/workers/enable", &one);
     post(&server, "/api/v1/workers/enable", &one).expect_error(404, "no_such_rule");

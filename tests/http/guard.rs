@@ -39,7 +39,7 @@ fn names_of_others_are_refused() {
     // Health checks of old have no name.
     assert_eq!(exchange(plain.http(), b"GET /healthz HTTP/1.0\r\n\r\n").status, 200);
 
-    let named = server(&["--http-host", "Jobs.Example.org"]);
+    let named = server(&["--http-allowed-host", "Jobs.Example.org"]);
     let answer = exchange(named.http(), &request("GET", "/healthz", &[("host", "jobs.example.org:4731")], b""));
     assert_eq!(answer.status, 200);
     exchange(named.http(), &request("GET", "/healthz", &[("host", "example.org")], b""))

@@ -292,7 +292,7 @@ fn a_server_does_without_the_default_address_where_it_is_taken() {
 
 #[test]
 fn a_workload_that_only_the_store_has_is_shown() {
-    let server = Server::ours(&["--http-listen", "127.0.0.1:0", "--max-memory-for-workloads", "1MiB"]);
+    let server = Server::ours(&["--http-listen", "127.0.0.1:0", "--max-workload-memory", "1MiB"]);
     let mut client = Wire::connect(server.addr());
     let handles: Vec<String> =
         (0..500).map(|index| submit(&mut client, b"f", &format!("u{index}"), &[b'w'; 4096])).collect();

@@ -127,8 +127,8 @@ fn judge(contents: &Contents, conversation: &Conversation, moment: usize) -> Vec
     problems.extend(owed.filter(|(index, _)| !there.contains(index)).map(|(_, job)| {
         Problem::Lost(format!("{} serial {:?}", job.handle.as_deref().unwrap_or("-"), job.submission.serial()))
     }));
-    if contents.set_aside > 0 {
-        problems.push(Problem::Invented(format!("{} entries that make no sense", contents.set_aside)));
+    if contents.quarantined > 0 {
+        problems.push(Problem::Invented(format!("{} entries that make no sense", contents.quarantined)));
     }
     let highest = conversation
         .jobs

@@ -10,7 +10,7 @@ use crate::common::packet::{self, body};
 use crate::common::{Server, Wire, wait_for};
 use crate::durable::Submission;
 
-const LIMIT: &[&str] = &["--max-memory-for-workloads", "1MiB"];
+const LIMIT: &[&str] = &["--max-workload-memory", "1MiB"];
 const FUNCTIONS: &[&str] = &["red", "blue"];
 /// Bytes of workloads.
 const SIZE: usize = 1024;
@@ -218,7 +218,7 @@ pub(crate) fn a_full_memory_refuses_jobs() {
         }
         assert!(taken <= 1024, "more than 1 MiB was taken");
     };
-    let full = b"QUEUE_ERROR\0Job queue is full: workload memory limit reached (max-memory-for-workloads)";
+    let full = b"QUEUE_ERROR\0Job queue is full: workload memory limit reached (max-workload-memory)";
     assert_eq!(text(&refused), text(full));
     assert!(taken >= 512, "full with {taken} KiB");
     // Somebody who waits is refused as well, small jobs of others are not, and the connection lives.

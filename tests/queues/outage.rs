@@ -163,7 +163,7 @@ fn while_it_runs(database: &mut (impl Database + Send)) {
     assert_eq!(shown(address, "state"), "failing");
     let error = shown(address, "error");
     assert!(error.contains(database.word()), "{error}");
-    wait_for("the ends of jobs to be owed", || (counted(address, "owed") >= 100).then_some(()));
+    wait_for("the ends of jobs to be owed", || (counted(address, "pending_removals") >= 100).then_some(()));
 
     database.start_again();
     let start = Instant::now();
@@ -172,7 +172,7 @@ fn while_it_runs(database: &mut (impl Database + Send)) {
     await_shown(address, "state", "ok");
     assert_eq!(shown(address, "error"), "");
     // This is counted a moment later.
-    await_shown(address, "owed", "0");
+    await_shown(address, "pending_removals", "0");
     bystander.finish();
     scene.submit(100);
     scene.work(50);
@@ -274,7 +274,7 @@ fn answers_are_lost(database: &impl Database) {
 fn who_looks_does_not_wait_for_long(database: &impl Database) {
     let name = "looked_at";
     let (lossy, options) = Lossy::before(&database.debian_options(name));
-    let server = Server::ours(&[&words(&options)[..], &["--max-memory-for-workloads", "1MiB"]].concat());
+    let server = Server::ours(&[&words(&options)[..], &["--max-workload-memory", "1MiB"]].concat());
     let mut client = Wire::connect(server.addr());
     let jobs: Vec<Submission> = (0..1500).map(|serial| job(FUNCTION, &format!("u{serial}"), &[b'x'; 1024])).collect();
     let last = text(submit(&mut client, &jobs).last().expect("a handle"));

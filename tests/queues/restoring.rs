@@ -95,10 +95,10 @@ pub(crate) fn workers_are_served_while_jobs_are_read() {
     assert!(status.contains(&format!("{FUNCTION}\t{total}\t0\t1\n")), "{status}");
     assert!(!status_of(&mut curious, format!("H:test:{}", JOBS - 1).as_bytes()).0);
     wait_for("a line of the log", || server.log().contains("queue restored: ").then_some(()));
-    // Entries that make no sense are set aside a little later.
+    // Entries that make no sense are quarantined a little later.
     let connection = rusqlite::Connection::open(file.path()).expect("the file");
-    wait_for("the row to be set aside", || {
-        let count = "SELECT count(*) FROM gearman_set_aside";
+    wait_for("the row to be quarantined", || {
+        let count = "SELECT count(*) FROM gearman_quarantine";
         connection.query_row(count, [], |row| row.get::<_, i64>(0)).ok().filter(|count| *count == 1)
     });
 }

@@ -69,8 +69,8 @@ impl Model {
             assert_eq!(published, counted[*function], "published of {:?}, and counted", name.escape_ascii());
             self.check_age(*function, gauges.oldest_ms.get() / 1000);
         }
-        let JobCounters { submitted, done, failed, excepted, dropped, cancelled, abandoned, .. } = &stats.counters;
-        let ended: u64 = [done, failed, excepted, dropped, cancelled, abandoned].map(Gauge::get).iter().sum();
+        let JobCounters { submitted, done, failed, exceptions, dropped, cancelled, abandoned, .. } = &stats.counters;
+        let ended: u64 = [done, failed, exceptions, dropped, cancelled, abandoned].map(Gauge::get).iter().sum();
         let living: u64 = counted.iter().flat_map(|counts| &counts[..5]).sum();
         assert_eq!(
             submitted.get() + self.restored_jobs as u64,

@@ -258,7 +258,7 @@ impl Model {
     /// The operator changes the settings. NOOPs that are on their way get the new time.
     pub(crate) fn policy_changed(&mut self, now: Now, policy: Policy, outcome: &Outcome) {
         self.begin();
-        let (before, after) = (self.policy.wake_timeout_us, policy.wake_timeout_us);
+        let (before, after) = (self.policy.wakeup_timeout_us, policy.wakeup_timeout_us);
         for connection in self.connections.values_mut() {
             if let Sleep::Woken { deadline_us, .. } = &mut connection.sleep {
                 *deadline_us = *deadline_us - before + after;
@@ -623,7 +623,7 @@ impl Model {
                 && self.sleepers(function).all(|(_, other)| other.slept >= ability.slept)
         });
         assert!(is_next, "connection {who} was woken for no job, or before others whose turn it was");
-        let deadline_us = now.monotonic_us + self.policy.wake_timeout_us;
+        let deadline_us = now.monotonic_us + self.policy.wakeup_timeout_us;
         self.connections.get_mut(&who).unwrap().sleep = Sleep::Woken { deadline_us, counted: true };
         self.note("was woken");
     }

@@ -280,7 +280,7 @@ impl Model {
         Err(if is_durable {
             "Queue error: the store cannot keep up, try again"
         } else {
-            "Job queue is full: workload memory limit reached (max-memory-for-workloads)"
+            "Job queue is full: workload memory limit reached (max-workload-memory)"
         })
     }
 

@@ -34,7 +34,7 @@ impl Model {
             return self.expect_error(from, "SHUTDOWN_GRACEFUL", "");
         }
         let waits = self.waits_of(from);
-        if !submission.background && waits >= self.policy.max_waits_per_connection as usize {
+        if !submission.background && waits >= self.policy.max_pending_jobs_per_connection as usize {
             return self.expect_error(from, "QUEUE_ERROR", "");
         }
         let new = weight::JOB + weight::OPERATION + submission.workload.len() as u64;

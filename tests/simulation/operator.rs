@@ -100,7 +100,7 @@ impl World {
             }
             30..42 => self.move_one(),
             42..50 => self.set_priority(),
-            50..58 => self.run_now(),
+            50..58 => self.run_job(),
             58..63 => {
                 let to = self.random.index(self.functions);
                 self.move_all(function, to);
@@ -212,7 +212,7 @@ impl World {
         self.conclude(outcome);
     }
 
-    fn run_now(&mut self) {
+    fn run_job(&mut self) {
         let scheduled = self.model.scheduled();
         let handle = if scheduled.is_empty() || self.random.chance(10) {
             self.some_job()
@@ -221,7 +221,7 @@ impl World {
         };
         let now = self.now;
         self.event("the operator does not wait for", &handle.escape_ascii().to_string());
-        let (result, outcome) = self.steer(|server, effects| server.run_now(now, &handle, effects));
+        let (result, outcome) = self.steer(|server, effects| server.run_job(now, &handle, effects));
         self.model.ran_now(now, &handle, result, &outcome);
         self.conclude(outcome);
     }

@@ -19,7 +19,7 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
     let policy = Policy {
         handle_prefix: random.pick(&PREFIXES).to_owned(),
         worker_wakeup: random.pick(&[1, 1, 1, 0, 3]),
-        wake_timeout_us: random.pick(&[100_000, 100_000, 20_000, 300_000]),
+        wakeup_timeout_us: random.pick(&[100_000, 100_000, 20_000, 300_000]),
         job_retries: random.pick(&[None, None, None, Some(1), Some(1), Some(2), Some(3)]).and_then(NonZeroU16::new),
         exceptions: random.chance(20),
         durability: random.pick(&DURABILITIES),
@@ -40,7 +40,7 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         max_functions: 9,
         max_functions_per_connection: 3,
         max_jobs_per_connection: max_jobs_per_connection.min(3),
-        max_waits_per_connection: 3,
+        max_pending_jobs_per_connection: 3,
         max_waits_per_job: random.pick(&[1, 2, 1_000]),
         ..policy
     }

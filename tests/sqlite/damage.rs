@@ -1,4 +1,4 @@
-//! Files that are not what they should be: one row that makes no sense is set aside, a whole file is refused with what to do.
+//! Files that are not what they should be: one row that makes no sense is quarantined, a whole file is refused with what to do.
 
 use std::fs;
 
@@ -34,7 +34,7 @@ fn change(raw: &Connection, set: &str) {
 }
 
 #[test]
-fn a_row_that_makes_no_sense_is_set_aside() {
+fn a_row_that_makes_no_sense_is_quarantined() {
     for (set, reason) in SENSELESS {
         let place = Place::new();
         add(&mut *place.own(), &five()).unwrap();
@@ -43,15 +43,15 @@ fn a_row_that_makes_no_sense_is_set_aside() {
 
         let mut looker = place.read();
         let (jobs, replayed) = replay(&mut *looker);
-        assert_eq!((jobs, replayed.set_aside), (others.clone(), 1), "{set}");
+        assert_eq!((jobs, replayed.quarantined), (others.clone(), 1), "{set}");
         drop(looker);
 
         let mut store = place.own();
         let (jobs, replayed) = replay(&mut *store);
-        assert_eq!((jobs, replayed.set_aside), (others.clone(), 1), "{set}");
+        assert_eq!((jobs, replayed.quarantined), (others.clone(), 1), "{set}");
         let (jobs, replayed) = replay(&mut *store);
-        assert_eq!((jobs, replayed.set_aside), (others, 0), "{set}");
-        let sql = "SELECT reason, queue, CAST(data AS TEXT), set_aside > 1700000000 FROM gearman_set_aside";
+        assert_eq!((jobs, replayed.quarantined), (others, 0), "{set}");
+        let sql = "SELECT reason, queue, CAST(data AS TEXT), quarantined > 1700000000 FROM gearman_quarantine";
         let (text, queue, data, has_time): (String, String, String, bool) =
             place.raw().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
         assert!(text.contains(reason), "{set}: {text}");
@@ -59,6 +59,42 @@ fn a_row_that_makes_no_sense_is_set_aside() {
         assert!(has_time);
         assert!(set.starts_with("data") || data == "workload of 3", "{set}: {data}");
     }
+}
+
+#[test]
+fn the_quarantine_of_an_earlier_version_is_renamed() {
+    const FORMER: &str = "CREATE TABLE gearman_set_aside (queue TEXT, reason TEXT, set_aside INTEGER, job_id, \
+         unique_key, function_name, priority, when_to_run, handle, reducer, submitted, flags, attempts, data); \
+         INSERT INTO gearman_set_aside (queue, reason, set_aside, job_id) \
+         VALUES ('gearman_queue', 'first', 1700000001, 7), ('another', 'second', 1700000002, 8)";
+    let place = Place::new();
+    add(&mut *place.own(), &five()).unwrap();
+    place.raw().execute_batch(FORMER).unwrap();
+    drop(place.read());
+    let tables = || -> Vec<String> {
+        let sql = "SELECT name FROM sqlite_schema WHERE name IN ('gearman_set_aside', 'gearman_quarantine') ORDER BY 1";
+        let raw = place.raw();
+        let mut select = raw.prepare(sql).unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    assert_eq!(tables(), ["gearman_set_aside"], "whoever only looks changes nothing");
+    change(&place.raw(), "priority = 3");
+    let (jobs, replayed) = replay(&mut *place.own());
+    assert_eq!((jobs.len(), replayed.quarantined), (4, 1));
+    assert_eq!(tables(), ["gearman_quarantine"]);
+    let rows: Vec<(i64, String)> = {
+        let raw = place.raw();
+        let sql = "SELECT job_id, queue FROM gearman_quarantine WHERE quarantined > 1700000000 ORDER BY quarantined";
+        let mut select = raw.prepare(sql).unwrap();
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    };
+    let row = |number, queue: &str| (number, queue.to_owned());
+    assert_eq!(rows, [row(7, "gearman_queue"), row(8, "another"), row(3, "gearman_queue")]);
+    // Where there are both, neither is changed.
+    place.raw().execute_batch(FORMER).unwrap();
+    assert_eq!(replay(&mut *place.own()).0.len(), 4);
+    assert_eq!(tables(), ["gearman_quarantine", "gearman_set_aside"]);
 }
 
 #[test]
@@ -74,7 +110,7 @@ fn a_workload_that_is_a_number_is_seen_without_reading_workloads() {
             Workloads::Unwanted
         })
         .unwrap();
-    assert_eq!((seen, replayed.set_aside), (vec![1, 2, 4, 5], 1));
+    assert_eq!((seen, replayed.quarantined), (vec![1, 2, 4, 5], 1));
 }
 
 #[test]
@@ -101,7 +137,7 @@ fn what_can_be_done_without_does_not_cost_the_job() {
         change(&place.raw(), set);
         let mut store = place.own();
         let (jobs, replayed) = replay(&mut *store);
-        assert_eq!((&jobs[2], replayed.set_aside), (&expected, 0), "{set}");
+        assert_eq!((&jobs[2], replayed.quarantined), (&expected, 0), "{set}");
         let loaded = store.load(&[third().key()], usize::MAX).unwrap();
         assert_eq!(loaded[0].as_deref(), Some(&expected.workload[..]), "{set}");
     }
@@ -131,9 +167,9 @@ fn many_senseless_rows_are_one_transaction() {
     place.raw().execute("UPDATE gearman_queue SET priority = 7 WHERE job_id % 3 = 0", []).unwrap();
     let mut store = place.own();
     let (jobs, replayed) = replay(&mut *store);
-    assert_eq!((jobs.len(), replayed.set_aside, replayed.last_number), (2000, 1000, 3000));
+    assert_eq!((jobs.len(), replayed.quarantined, replayed.last_number), (2000, 1000, 3000));
     drop(store);
-    let count: i64 = place.raw().query_row("SELECT count(*) FROM gearman_set_aside", [], |row| row.get(0)).unwrap();
+    let count: i64 = place.raw().query_row("SELECT count(*) FROM gearman_quarantine", [], |row| row.get(0)).unwrap();
     assert_eq!(count, 1000);
 }
 

@@ -80,7 +80,7 @@ fn jobs_change_places_in_one_transaction() {
 }
 
 #[test]
-fn a_row_that_no_server_knows_is_set_aside_for_one_that_is_moved_to_its_place() {
+fn a_row_that_no_server_knows_is_quarantined_for_one_that_is_moved_to_its_place() {
     let place = Place::new();
     create_cpp_table(&place.raw());
     let mut store = place.keeping_primary_key();
@@ -97,13 +97,13 @@ fn a_row_that_no_server_knows_is_set_aside_for_one_that_is_moved_to_its_place() 
     let new = old.clone().map(|job| of(b"g", job));
     edit_all(&mut *store, &old, &new);
     let raw = place.raw();
-    let sql = "SELECT unique_key || ': ' || reason FROM gearman_set_aside";
+    let sql = "SELECT unique_key || ': ' || reason FROM gearman_quarantine";
     let aside: Vec<String> =
         raw.prepare(sql).unwrap().query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
     assert_eq!(aside, ["unique-1: job 1 was moved to its place by the operator"]);
     drop(store);
     let (jobs, replayed) = replay(&mut *place.keeping_primary_key());
-    assert_eq!((&jobs[..3], replayed.set_aside), (&new[..], 0));
+    assert_eq!((&jobs[..3], replayed.quarantined), (&new[..], 0));
     assert_eq!(jobs[3].unique, b"H:here:2");
 }
 

@@ -40,7 +40,7 @@ fn every_field_comes_back() {
         let (jobs, replayed) = replay(&mut *open());
         assert_eq!(jobs, strange_jobs());
         assert_eq!(replayed.last_number, 999_999_999_999);
-        assert_eq!(replayed.set_aside, 0);
+        assert_eq!(replayed.quarantined, 0);
         let (jobs, _) = replay(&mut *place.read());
         assert_eq!(jobs, strange_jobs());
     }

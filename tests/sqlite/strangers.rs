@@ -29,7 +29,7 @@ fn forms() -> [(Place, Open); 2] {
 #[track_caller]
 fn ours(store: &mut dyn Store) -> (Vec<Kept>, usize) {
     let (jobs, replayed) = replay(store);
-    assert_eq!(replayed.set_aside, 0);
+    assert_eq!(replayed.quarantined, 0);
     let (strangers, ours): (Vec<Kept>, Vec<Kept>) = jobs.into_iter().partition(|job| job.workload == b"stranger");
     (ours, strangers.len())
 }
@@ -90,7 +90,10 @@ fn numbers_that_no_job_can_have_are_replaced_at_the_start() {
         let mut store = open(&place);
         let (jobs, replayed) = replay(&mut *store);
         let numbers: Vec<u64> = jobs.iter().map(|job| job.number).collect();
-        assert_eq!((numbers, replayed.last_number, replayed.set_aside), (vec![1, 7, 8, 9, 10, 11, 12, 13, 14], 14, 0));
+        assert_eq!(
+            (numbers, replayed.last_number, replayed.quarantined),
+            (vec![1, 7, 8, 9, 10, 11, 12, 13, 14], 14, 0)
+        );
         assert!(jobs.iter().all(|job| job.prefix == crate::PREFIX));
         assert_eq!(replay(&mut *store), (jobs, replayed), "and that once");
     }
@@ -104,7 +107,7 @@ fn a_high_number_that_was_given_stays() {
     insert(&place.raw(), HIGHEST - 1, "elsewhere", "x");
     let (jobs, replayed) = replay(&mut *place.own());
     assert_eq!(jobs[0], job);
-    assert_eq!((jobs.len(), replayed.last_number, replayed.set_aside), (2, HIGHEST - 1, 0));
+    assert_eq!((jobs.len(), replayed.last_number, replayed.quarantined), (2, HIGHEST - 1, 0));
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn a_file_of_debians_gearmand_is_taken_over() {
         let mut store = open();
         let (found, replayed) = replay(&mut *store);
         assert_eq!(found, jobs);
-        assert_eq!((replayed.last_number, replayed.set_aside), (8, 0));
+        assert_eq!((replayed.last_number, replayed.quarantined), (8, 0));
         let (after, has_key) = shape(&place.raw());
         if keep_primary_key {
             assert!(has_key && after.starts_with(&before), "{after}");
@@ -239,7 +239,7 @@ fn debians_gearmand_takes_a_file_of_ours_and_runs_every_job() {
             submit_every_kind(&server).into_iter().map(|job| (job.function.clone(), job)).collect();
         drop(server);
         let (jobs, replayed) = replay(&mut *open());
-        assert_eq!((jobs.len(), replayed.set_aside), (8, 0));
+        assert_eq!((jobs.len(), replayed.quarantined), (8, 0));
         assert!(replayed.last_number >= 20, "numbers go on");
         for job in jobs.into_iter().filter(|job| job.function != b"plain") {
             let was = meanwhile.remove(&job.function).unwrap();

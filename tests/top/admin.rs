@@ -81,7 +81,7 @@ fn jobs_are_listed_shown_moved_and_cancelled() {
     assert!(text.starts_with("HANDLE") && text.contains("(more: --after "), "{text}");
     let job = json(&server, &["show-job", "H:t:1"]);
     assert_eq!([&job["function"], &job["state"], &job["bytes"]], [&json!("rev"), &json!("queued"), &json!(1)]);
-    admin(&server, &["priority", "H:t:1", "high"]);
+    admin(&server, &["priority-job", "H:t:1", "high"]);
     assert_eq!(json(&server, &["show-job", "H:t:1"])["priority"], "high");
     assert_eq!(handles(&["--priority", "high"]).0, 1);
     admin(&server, &["move-job", "H:t:1", "sort"]);
@@ -92,7 +92,7 @@ fn jobs_are_listed_shown_moved_and_cancelled() {
     assert_eq!(handles(&["--limit", "1000"]).0, 1);
     let why = refused(&server, &["show-job", "H:t:99999"], 1);
     assert!(why.contains("NO_SUCH_JOB") && !why.contains('+') && !why.contains("does not know"), "{why}");
-    refused(&server, &["run-now", "H:t:1"], 1);
+    refused(&server, &["run-job", "H:t:1"], 1);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_scheduled_job_is_run_now() {
     client.send(packet::SUBMIT_JOB_EPOCH, &packet::body(&[b"later", b"u", b"99999999999", b"x"]));
     client.expect(packet::JOB_CREATED, b"H:t:1");
     assert_eq!(json(&server, &["show-job", "H:t:1"])["state"], "scheduled");
-    admin(&server, &["run-now", "H:t:1"]);
+    admin(&server, &["run-job", "H:t:1"]);
     assert_eq!(json(&server, &["show-job", "H:t:1"])["state"], "queued");
 }
 
@@ -123,8 +123,8 @@ fn tables_are_for_people_and_count_failures_of_both_kinds() {
         lines[1][place].to_owned()
     };
     assert_eq!(cell(&["show-workers"], "FAILED"), "2");
-    let apart = ["show-workers", "--columns", "failed,excepted,heard_unix_ms"];
-    assert_eq!((cell(&apart, "FAILED"), cell(&apart, "EXCEPTED")), ("1".to_owned(), "1".to_owned()));
+    let apart = ["show-workers", "--columns", "failed,exceptions,heard_unix_ms"];
+    assert_eq!((cell(&apart, "FAILED"), cell(&apart, "EXCEPTIONS")), ("1".to_owned(), "1".to_owned()));
     let heard = cell(&apart, "HEARD");
     assert!(heard.ends_with('s') && heard.len() < 7, "{heard}");
     assert_eq!(cell(&["show-functions"], "PAUSED"), "no");
@@ -180,8 +180,8 @@ fn a_cpp_server_does_not_know_them_and_that_is_said() {
         &["cancel-jobs", "f"],
         &["move-job", "H:x:1", "f"],
         &["move-jobs", "f", "g"],
-        &["priority", "H:x:1", "low"],
-        &["run-now", "H:x:1"],
+        &["priority-job", "H:x:1", "low"],
+        &["run-job", "H:x:1"],
         &["disable", "host:h"],
         &["drain", "client:c", "f"],
         &["enable", "host:h"],

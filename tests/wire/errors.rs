@@ -145,8 +145,8 @@ const LIMITS: &[Case] = &[
     Case {
         error: PeerError::TOO_MANY_WAITS,
         code: "QUEUE_ERROR",
-        text: "Too many unfinished jobs on this connection (max-waits-per-connection)",
-        arguments: &["--max-waits-per-connection", "1"],
+        text: "Too many unfinished jobs on this connection (max-pending-jobs-per-connection)",
+        arguments: &["--max-pending-jobs-per-connection", "1"],
         provoke: |_, wire| {
             submit_plain(wire, "f", "1");
             // A background job is not waited for.
@@ -170,8 +170,8 @@ const LIMITS: &[Case] = &[
     Case {
         error: PeerError::OUT_OF_MEMORY,
         code: "QUEUE_ERROR",
-        text: "Job queue is full: workload memory limit reached (max-memory-for-workloads)",
-        arguments: &["--queue-type", "builtin", "--max-memory-for-workloads", "1MiB"],
+        text: "Job queue is full: workload memory limit reached (max-workload-memory)",
+        arguments: &["--queue-type", "builtin", "--max-workload-memory", "1MiB"],
         provoke: |_, wire| {
             let workload = "x".repeat(600_000);
             submit(wire, packet::SUBMIT_JOB_BG, "f", "", &workload);

@@ -6,7 +6,7 @@ use crate::common::{Server, Wire, grab_nothing, packet};
 use crate::roles::{close, complete, connect, fail_to_sleep, fall_asleep, grab, server, sleeper, submit_plain, worker};
 
 /// Woken workers that do not come are waited for as long as any test runs: no NOOP of these tests is one for them.
-const PATIENT: [&str; 2] = ["--wake-timeout", "1h"];
+const PATIENT: [&str; 2] = ["--wakeup-timeout", "1h"];
 
 /// Sleeping workers for `f`, the one that is woken next first.
 #[track_caller]
@@ -127,7 +127,7 @@ fn a_worker_for_many_functions_is_woken_once() {
 
 #[test]
 fn a_woken_worker_that_does_not_come_is_given_up_and_the_next_is_woken() {
-    let server = server(&["--wake-timeout", "300ms"]);
+    let server = server(&["--wakeup-timeout", "300ms"]);
     let mut client = connect(&server);
     let [mut lazy, mut next, mut last] = [(); 3].map(|()| sleeper(&server, "f"));
     let start = Instant::now();
@@ -241,7 +241,7 @@ fn one_who_wants_to_sleep_over_a_covered_job_sleeps_and_over_an_uncovered_one_do
 
 #[test]
 fn a_covered_job_whose_worker_does_not_come_wakes_one_who_slept_over_it() {
-    let server = server(&["--wake-timeout", "200ms"]);
+    let server = server(&["--wakeup-timeout", "200ms"]);
     let mut client = connect(&server);
     let mut first = sleeper(&server, "f");
     submit_plain(&mut client, "f", "");

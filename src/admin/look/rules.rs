@@ -143,7 +143,7 @@ fn rule_view(rule: &Rule, workers: u64) -> RuleView {
         who_id: format!("{kind}:{}", function_id(&name)),
         function: rule.function.as_ref().map(|function| lossy(function.as_bytes())),
         function_id: rule.function.as_ref().map(|function| function_id(function.as_bytes())),
-        how: match rule.mode {
+        mode: match rule.mode {
             WorkerMode::Disabled => "disabled",
             WorkerMode::Draining => "draining",
         },

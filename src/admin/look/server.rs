@@ -60,7 +60,7 @@ impl Look {
             oldest_queued_s: sum.oldest_ms.map(|since_ms| times.age_s(since_ms)),
             totals: totals(&stats.counters),
             rates: self.history_lock().rates(None),
-            lock_holds: stats.lock_holds.get(),
+            lock_acquisitions: stats.lock_acquisitions.get(),
             lock_wait_s: seconds(stats.lock_wait_ns.get() / 1000),
             wakeups: stats.wakeups.get(),
             store: self.store(),

@@ -238,7 +238,7 @@ fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) ->
         id: function_id(ability.function.as_bytes()),
         name: lossy(ability.function.as_bytes()),
         in_use,
-        withheld: ability.mode().map(|mode| match mode {
+        mode: ability.mode().map(|mode| match mode {
             WorkerMode::Disabled => "disabled",
             WorkerMode::Draining => "draining",
         }),
@@ -251,7 +251,7 @@ pub(super) fn add_totals(totals: &mut WorkTotals, counters: Option<&WorkCounters
     let Some(counters) = counters else { return };
     totals.done += counters.done.get();
     totals.failed += counters.failed.get();
-    totals.excepted += counters.excepted.get();
+    totals.exceptions += counters.exceptions.get();
     totals.timed_out += counters.timed_out.get();
     totals.requeued += counters.requeued.get();
 }

@@ -109,7 +109,7 @@ fn write_functions(worker: &WorkerSum, left: usize, out: &mut Vec<u8>) -> usize 
 }
 
 fn write_behind_functions(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u8>) {
-    let WorkTotals { done, failed, excepted, timed_out, requeued } = worker.totals;
+    let WorkTotals { done, failed, exceptions, timed_out, requeued } = worker.totals;
     out.push(b'\t');
     write_row(
         &[
@@ -118,7 +118,7 @@ fn write_behind_functions(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u
             head.job.as_ref().map(|(_, since_ms)| *since_ms).into(),
             done.into(),
             failed.into(),
-            excepted.into(),
+            exceptions.into(),
             timed_out.into(),
             requeued.into(),
             head.run.mean_s.into(),
@@ -225,16 +225,16 @@ fn write_rest(look: &Look, now: Now, id: ConnectionId, gauges: &ConnectionGauges
 }
 
 fn write_function(function: &WorkerFunctionView, out: &mut Vec<u8>) {
-    let WorkTotals { done, failed, excepted, timed_out, requeued } = function.totals;
+    let WorkTotals { done, failed, exceptions, timed_out, requeued } = function.totals;
     write_row(
         &[
             "function".into(),
             first_name(&function.id),
             function.in_use.into(),
-            function.withheld.into(),
+            function.mode.into(),
             done.into(),
             failed.into(),
-            excepted.into(),
+            exceptions.into(),
             timed_out.into(),
             requeued.into(),
             function.run.mean_s.into(),

@@ -139,7 +139,7 @@ pub(super) enum Action {
     ShowFunctions(Columns),
     /// List workers with their state, the job that they hold, totals and times
     ///
-    /// FAILED counts jobs that failed with an exception too; `--columns failed,excepted` tells them apart.
+    /// FAILED counts jobs that failed with an exception too; `--columns failed,exceptions` tells them apart.
     #[command(after_help = NEW)]
     ShowWorkers(Columns),
     /// List jobs with their function, state, age and holder
@@ -228,7 +228,7 @@ pub(super) enum Action {
     },
     /// Change the priority of a job
     #[command(after_help = NEW)]
-    Priority {
+    PriorityJob {
         /// As `submit` prints it and `list-jobs` lists it
         #[arg(value_parser = values::admin_name())]
         handle: String,
@@ -238,7 +238,7 @@ pub(super) enum Action {
     },
     /// Run a scheduled job now, before it is due
     #[command(after_help = NEW)]
-    RunNow {
+    RunJob {
         /// As `submit` prints it and `list-jobs` lists it
         #[arg(value_parser = values::admin_name())]
         handle: String,
@@ -347,8 +347,8 @@ impl Action {
             Self::CancelJobs { function, .. } => vec![format!("cancel jobs {function}")],
             Self::MoveJob { handle, function } => vec![format!("move job {handle} {function}")],
             Self::MoveJobs { from, to, .. } => vec![format!("move jobs {from} {to}")],
-            Self::Priority { handle, priority } => vec![format!("priority job {handle} {priority}")],
-            Self::RunNow { handle } => vec![format!("run job {handle}")],
+            Self::PriorityJob { handle, priority } => vec![format!("priority job {handle} {priority}")],
+            Self::RunJob { handle } => vec![format!("run job {handle}")],
             Self::Disable(whose) => vec![whose.line("disable")],
             Self::Drain(whose) => vec![whose.line("drain")],
             Self::Enable(whose) => vec![whose.line("enable")],
@@ -399,8 +399,8 @@ impl Action {
             | Self::CancelJobs { .. }
             | Self::MoveJob { .. }
             | Self::MoveJobs { .. }
-            | Self::Priority { .. }
-            | Self::RunNow { .. }
+            | Self::PriorityJob { .. }
+            | Self::RunJob { .. }
             | Self::Disable(_)
             | Self::Drain(_)
             | Self::Enable(_)

@@ -271,7 +271,7 @@ mod tests {
             (&["shutdown", "--graceful"], "shutdown graceful"),
         ] {
             assert_eq!(lines(arguments), [line]);
-            assert!(AdminCommand::parse(line.as_bytes(), 5).is_ok(), "{line}");
+            assert!(AdminCommand::parse(line.as_bytes()).is_ok(), "{line}");
         }
         assert_eq!(lines(&["raw", "status", "show jobs"]), ["status", "show jobs"]);
         assert!(lines(&[]).is_empty());
@@ -305,8 +305,8 @@ mod tests {
             (&["cancel-jobs", "f"], "cancel jobs f"),
             (&["move-job", "H:x:1", "f"], "move job H:x:1 f"),
             (&["move-jobs", "f", "g", "-y"], "move jobs f g"),
-            (&["priority", "H:x:1", "high"], "priority job H:x:1 high"),
-            (&["run-now", "H:x:1"], "run job H:x:1"),
+            (&["priority-job", "H:x:1", "high"], "priority job H:x:1 high"),
+            (&["run-job", "H:x:1"], "run job H:x:1"),
             (&["disable", "host:::1"], "disable host:::1"),
             (&["drain", "client:my id", "f"], "drain client:my\\x20id f"),
             (&["enable", "connection:1-2"], "enable connection:1-2"),
@@ -318,7 +318,7 @@ mod tests {
             &["kick", "10.0.0.1"][..],
             &["limit-running", "f"],
             &["limit-running", "f", "-1"],
-            &["priority", "H:x:1", "urgent"],
+            &["priority-job", "H:x:1", "urgent"],
             &["list-jobs", "--limit", "0"],
             &["list-jobs", "--state", "storing"],
             &["list-jobs", "--older", "5y"],

@@ -253,23 +253,23 @@ mod tests {
 
     #[test]
     fn a_file_that_is_written_again_is_read_again() {
-        let (_directory, path, mut file) = file("spares_per_host = 1\n");
+        let (_directory, path, mut file) = file("idle_workers_per_host = 1\n");
         assert_eq!(file.read_again(), None);
-        fs::write(&path, "spares_per_host = 23\n").unwrap();
+        fs::write(&path, "idle_workers_per_host = 23\n").unwrap();
         assert_eq!(file.read_again(), Some(Ok(())));
-        assert_eq!(file.desired().spares_per_host, 23);
+        assert_eq!(file.desired().idle_workers_per_host, 23);
         // An invalid file is reported once and changes nothing.
         fs::write(&path, "spares = 4\n").unwrap();
         let error = file.read_again().unwrap().unwrap_err();
         assert!(error.contains("fleet.toml") && error.contains("spares"), "{error}");
         assert_eq!(file.read_again(), None);
-        assert_eq!((file.desired().spares_per_host, file.wrong()), (23, Some(&error)));
+        assert_eq!((file.desired().idle_workers_per_host, file.wrong()), (23, Some(&error)));
         fs::remove_file(&path).unwrap();
         assert!(file.read_again().unwrap().unwrap_err().contains("cannot read"));
-        assert_eq!((file.desired().spares_per_host, file.read_again()), (23, None));
-        fs::write(&path, "spares_per_host = 5\n").unwrap();
+        assert_eq!((file.desired().idle_workers_per_host, file.read_again()), (23, None));
+        fs::write(&path, "idle_workers_per_host = 5\n").unwrap();
         assert_eq!(file.read_again(), Some(Ok(())));
-        assert_eq!((file.desired().spares_per_host, file.wrong()), (5, None));
+        assert_eq!((file.desired().idle_workers_per_host, file.wrong()), (5, None));
     }
 
     #[test]
@@ -280,10 +280,10 @@ mod tests {
             assert!(error.contains(said), "{error}");
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "fleet = \"web\"\n");
-        let text = "# ours\nfleet = \"web\"\nspares_per_host = 5\n";
+        let text = "# ours\nfleet = \"web\"\nidle_workers_per_host = 5\n";
         file.replace(text).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        assert_eq!((file.desired().spares_per_host, file.read_again()), (5, None));
+        assert_eq!((file.desired().idle_workers_per_host, file.read_again()), (5, None));
     }
 
     #[test]

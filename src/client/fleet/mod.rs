@@ -194,7 +194,7 @@ impl Call {
         let mut monitor = self.monitor_of(path)?;
         let limit = monitor.desired().answer_timeout;
         monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
-        monitor.decide();
+        monitor.reconcile();
         show::plan(&monitor, self.is_json)?;
         Ok(0)
     }

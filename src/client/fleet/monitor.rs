@@ -9,8 +9,8 @@ use super::roster::Roster;
 use crate::client::listing::printable;
 use crate::client::{host_name, tell};
 use crate::fleet::contract::{Request, Verb, WorkerId, check_name, cut};
-use crate::fleet::decide::{Action, Decision, Memory, Plan, decide, foresee};
 use crate::fleet::desired::Desired;
+use crate::fleet::reconcile::{Action, Decision, Memory, Plan, dry_run, reconcile};
 use crate::fleet::report::{Event, FunctionReport, Report, Wish, WorkerReport};
 
 /// Maximum number of past actions in a report.
@@ -82,29 +82,29 @@ impl Monitor {
         if left_out > 0 {
             self.note(&format!("{left_out} more changes not shown"), "too many in one iteration", None);
         }
-        for host in self.roster.newly_left(self.desired().forget_after) {
+        for host in self.roster.newly_left(self.desired().unresponsive_timeout) {
             self.tell_news(News::Left(host));
         }
-        self.roster.tidy(self.desired().forget_after, limit).await;
+        self.roster.tidy(self.desired().unresponsive_timeout, limit).await;
         // Workers that come back with their server reconnect one by one. The first one must not be told to
         // start replacements for the others.
         let hold = self.desired().interval * 2;
         if self.roster.returned.is_none_or(|returned| returned.elapsed() >= hold) {
             self.roster.returned = None;
-            self.decide();
+            self.reconcile();
             self.act().await;
             self.keep_rolling();
             self.tell_unmet();
         } else {
-            self.plan = foresee(self.file.desired(), &self.roster.observed(), &self.plan.memory);
+            self.plan = dry_run(self.file.desired(), &self.roster.observed(), &self.plan.memory);
         }
         self.is_stale = false;
         Ok(())
     }
 
     /// Makes a plan without executing it.
-    pub(super) fn decide(&mut self) {
-        self.plan = decide(self.file.desired(), &self.roster.observed(), &self.plan.memory);
+    pub(super) fn reconcile(&mut self) {
+        self.plan = reconcile(self.file.desired(), &self.roster.observed(), &self.plan.memory);
     }
 
     /// Reports goals that cannot be reached, once when they appear and once when they are resolved.
@@ -346,9 +346,9 @@ impl Monitor {
         }
         let mute = self.roster.mute.iter().take(STRANGE_MAX);
         strange.extend(mute.map(|(id, mute)| format!("{id} has never answered: {}", mute.why)));
-        let doubled = self.roster.doubled.iter().filter(|(_, since)| since.elapsed() >= desired.forget_after);
+        let doubled = self.roster.doubled.iter().filter(|(_, since)| since.elapsed() >= desired.unresponsive_timeout);
         strange.extend(doubled.take(STRANGE_MAX).map(|(id, _)| said_of_doubled(id, self.roster.processes.get(id))));
-        let left = self.roster.left_hosts(desired.forget_after);
+        let left = self.roster.left_hosts(desired.unresponsive_timeout);
         let left = left.filter(|(host, _)| !desired.stopped_hosts.contains(*host));
         strange.extend(left.take(STRANGE_MAX).map(|(host, since)| {
             format!(

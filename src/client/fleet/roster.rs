@@ -11,7 +11,7 @@ use crate::client::address::ServerAddress;
 use crate::fleet::contract::{
     FLEET, Introduction, Request, SET_ID, Status, Verb, WorkerId, WorkerState, belongs_to_contract, cut, read_answer,
 };
-use crate::fleet::decide::{Observed, Queue, Worker};
+use crate::fleet::reconcile::{Observed, Queue, Worker};
 
 /// How many workers of a server get an id per iteration.
 const NAMED_AT_ONCE: u64 = 256;

@@ -42,8 +42,8 @@ impl Snapshot {
 /// Rates: the column of each rate, and the counters whose sum it is computed from.
 const RATES: [(&str, &[&str]); 4] = [
     ("in_per_s", &["submitted"]),
-    ("out_per_s", &["done", "failed", "excepted", "cancelled"]),
-    ("failed_per_s", &["failed", "excepted"]),
+    ("out_per_s", &["done", "failed", "exceptions", "cancelled"]),
+    ("failed_per_s", &["failed", "exceptions"]),
     // C++ gearmand counts only the jobs that it currently has.
     ("growth_per_s", &["total"]),
 ];
@@ -121,7 +121,7 @@ mod tests {
     fn rates_are_differences_by_the_time_between() {
         let look = |submitted: u32| {
             functions(&[
-                "# name submitted done failed excepted cancelled in_per_s",
+                "# name submitted done failed exceptions cancelled in_per_s",
                 &format!("a\t{submitted}\t0\t0\t0\t0\t7"),
             ])
         };

@@ -29,14 +29,14 @@ fn table(text: &str) -> Option<Table> {
 /// A server with two functions, three workers and two jobs. Spaces represent the tabs of the protocol.
 fn snapshot() -> Snapshot {
     let mut functions = table(
-        "# name high normal low scheduled running workers paused max_running oldest_s submitted done failed excepted \
+        "# name high normal low scheduled running workers paused max_running oldest_s submitted done failed exceptions \
             cancelled in_per_s out_per_s failed_per_s wait_p99_s run_p50_s run_p99_s\n\
          rev 0 12 3 0 2 3 0 0 75.2 120 100 1 0 0 2.5 2.4 0.1 4.0 0.012 1.5\n\
          mail 0 0 0 7 0 1 1 4 - 40 40 0 0 0 0 0 0 - - -",
     );
     functions.iter_mut().for_each(add_queued);
     let mut workers = table(
-        "# id address client_id state functions running job since_unix_ms done failed excepted requeued run_p50_s\n\
+        "# id address client_id state functions running job since_unix_ms done failed exceptions requeued run_p50_s\n\
          4-1 10.0.0.1 web working rev,mail 1 H:h:7 990000 50 0 0 0 0.1\n\
          5-2 10.0.0.1 - asleep rev 0 - - 9 1 4 0 0.2\n\
          6-3 ::1 - draining rev 1 H:h:8 940000 3 0 0 2 -",
@@ -406,8 +406,8 @@ fn all_about_a_worker_is_shown_and_scrolled() {
         "run mean         250ms",
         "",
         "functions",
-        "NAME  IN_USE  WITHHELD  DONE  FAILED  EXCEPTED  TIMED_OUT  REQUEUED   MEAN    P50   P99",
-        "rev   yes     draining     5       0         0          0         0  500ms  400ms  1.5s",
+        "NAME  IN_USE  MODE      DONE  FAILED  EXCEPTIONS  TIMED_OUT  REQUEUED   MEAN    P50   P99",
+        "rev   yes     draining     5       0           0          0         0  500ms  400ms  1.5s",
     ];
     assert_eq!(drawn(&app, 100, 20)[3..12], expected);
     for _ in 0..50 {

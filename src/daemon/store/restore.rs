@@ -193,7 +193,7 @@ fn restore(
                             return Ok(0);
                         }
                     }
-                    Ok(_) => return Ok(reading.set_aside()),
+                    Ok(_) => return Ok(reading.quarantined()),
                     Err(error) => return Err(error),
                 }
             }

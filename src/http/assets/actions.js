@@ -180,15 +180,15 @@ export function setPriority(job, priority) {
   return attempt(() => act("POST", jobPath(job, "priority"), { priority }), () => `${job.handle} has ${priority} priority now.`);
 }
 
-export function runNow(job) {
-  return attempt(() => act("POST", jobPath(job, "run-now")), () => `${job.handle} may run now.`);
+export function runJob(job) {
+  return attempt(() => act("POST", jobPath(job, "run")), () => `${job.handle} may run now.`);
 }
 
 // The actions for a job in its state: [label, act, {danger}].
 export function jobActions(job) {
   const movable = job.state !== "running";
   return [
-    job.state === "scheduled" && ["Run now", () => runNow(job)],
+    job.state === "scheduled" && ["Run now", () => runJob(job)],
     ...["high", "normal", "low"].map((priority) =>
       movable && job.priority !== priority && [`Priority ${priority}`, () => setPriority(job, priority)]),
     movable && ["Move…", () => moveJob(job)],
@@ -198,20 +198,21 @@ export function jobActions(job) {
 
 // --- workers
 
-const WITHHELD = {
+// What each verb does to workers.
+const MODES = {
   disable: "gets no more jobs until it is enabled",
   drain: "gets no new jobs and finishes what it has",
   enable: "gets jobs again",
 };
 
 // Disables, drains or enables workers. `who` is {connection}, {client} or {host}; `fn` a function or nothing.
-export function withhold(verb, who, fn) {
+export function setMode(verb, who, fn) {
   const [value] = Object.values(who);
   return steer(verb, value, fn ? { ...who, ...named("function", fn.id) } : who, fn?.name);
 }
 
 // The same for all workers of a client id or a host, including future ones, so it asks for confirmation.
-export async function withholdMany(verb, who) {
+export async function setModeOfMany(verb, who) {
   const [[kind, value]] = Object.entries(who);
   const [does, holds] = verb === "drain" ? ["Drain", "They get no new jobs, and finish those that they have."] : ["Disable", "They get no more jobs."];
   const answer = await ask({
@@ -221,12 +222,12 @@ export async function withholdMany(verb, who) {
     danger: true,
   });
   if (answer) {
-    await withhold(verb, who);
+    await setMode(verb, who);
   }
 }
 
 // Ends a rule that withholds jobs. A rule for all functions includes those for single ones.
-export function lift(rule) {
+export function enableRule(rule) {
   const colon = rule.who_id.indexOf(":");
   const who = named(rule.who_id.slice(0, colon), rule.who_id.slice(colon + 1));
   const body = rule.function_id === null ? who : { ...who, ...named("function", rule.function_id) };
@@ -235,7 +236,7 @@ export function lift(rule) {
 
 function steer(verb, value, body, fn) {
   return attempt(() => act("POST", `/workers/${verb}`, body), (affected) =>
-    `${value} ${WITHHELD[verb]}${fn ? ` of "${fn}"` : ""} (${plural(affected, "connection")}).${verb === "enable" ? "" : forLater(affected)}`);
+    `${value} ${MODES[verb]}${fn ? ` of "${fn}"` : ""} (${plural(affected, "connection")}).${verb === "enable" ? "" : forLater(affected)}`);
 }
 
 export async function kick(who, what) {
@@ -266,13 +267,13 @@ export async function enable(worker, fn) {
   const meant = rules.filter((rule) => !fn || rule.function_id === null || rule.function_id === fn.id);
   const whole = meant.filter((rule) => rule.function_id === null).map((rule) => rule.who_id);
   // A rule for all functions includes those for single ones.
-  const lifted = meant.filter((rule) => rule.function_id === null || !whole.includes(rule.who_id));
-  if (lifted.length === 0) {
+  const removed = meant.filter((rule) => rule.function_id === null || !whole.includes(rule.who_id));
+  if (removed.length === 0) {
     toast(`No rule withholds jobs${fn ? ` of "${fn.name}"` : ""} from worker ${worker.id}.`);
     refresh();
     return;
   }
-  const wide = lifted.filter((rule) => !rule.who.startsWith("connection:") || (fn && rule.function_id === null));
+  const wide = removed.filter((rule) => !rule.who.startsWith("connection:") || (fn && rule.function_id === null));
   if (wide.length > 0 && !(await ask({
     title: "Remove these rules?",
     text: `Jobs are withheld by rules that may apply to more than this: ${wide.slice(0, NAMED_RULES).map(ruleText).join(", ")}${wide.length > NAMED_RULES ? `, and ${wide.length - NAMED_RULES} more` : ""}.`,
@@ -280,26 +281,26 @@ export async function enable(worker, fn) {
   }))) {
     return;
   }
-  for (const rule of lifted) {
-    await lift(rule);
+  for (const rule of removed) {
+    await enableRule(rule);
   }
 }
 
 function ruleText(rule) {
-  return `${visible(rule.who)}, ${rule.function === null ? "all functions" : `"${visible(rule.function)}"`}, ${rule.how}`;
+  return `${visible(rule.who)}, ${rule.function === null ? "all functions" : `"${visible(rule.function)}"`}, ${rule.mode}`;
 }
 
 // The actions for workers: a connection, a client id or a host.
-export function workerActions(who, what, withheld, enable = () => withhold("enable", who)) {
+export function workerActions(who, what, withoutJobs, enable = () => setMode("enable", who)) {
   return [
-    withheld !== false && ["Enable", enable],
-    withheld !== true && ["Drain", () => withhold("drain", who)],
-    withheld !== true && ["Disable", () => withhold("disable", who)],
+    withoutJobs !== false && ["Enable", enable],
+    withoutJobs !== true && ["Drain", () => setMode("drain", who)],
+    withoutJobs !== true && ["Disable", () => setMode("disable", who)],
     ["Kick…", () => kick(who, what), { danger: true }],
   ].filter(Boolean);
 }
 
 // Whether all jobs are withheld from a worker.
-export function isWithheld(worker) {
+export function getsNoJobs(worker) {
   return ["disabled", "draining", "drained"].includes(worker.state);
 }

@@ -175,8 +175,8 @@ export function plural(count, one, many = `${one}s`) {
 }
 
 // The number of unsuccessful runs of any kind.
-export function failures({ failed, excepted, timed_out: late }) {
-  return failed + excepted + late;
+export function failures({ failed, exceptions, timed_out: late }) {
+  return failed + exceptions + late;
 }
 
 // Makes invisible characters and bidirectional controls visible. Line breaks and tabs of a workload may be

@@ -197,7 +197,7 @@ function totalsCard(fn) {
   return card("Since the start", null, facts([
     ["Submitted", h("span", { "data-value": "submitted" }, `${number(totals.submitted)} (and ${number(totals.coalesced)} that joined an equal job)`)],
     ["Done", h("span", { "data-value": "done" }, number(totals.done))],
-    ["Failed", `${number(totals.failed)}, with an exception ${number(totals.excepted)}`],
+    ["Failed", `${number(totals.failed)}, with an exception ${number(totals.exceptions)}`],
     ["Timed out", `${number(totals.timed_out)}, requeued ${number(totals.requeued)}, given up ${number(totals.dropped)}`],
     ["Cancelled", h("span", { "data-value": "cancelled" }, `${number(totals.cancelled)}, abandoned by clients ${number(totals.abandoned)}`)],
     ["Wait p50 / p99", `${duration(fn.wait.p50_s)} / ${duration(fn.wait.p99_s)}`],
@@ -233,9 +233,9 @@ const failed = ({ own }) => own && failures(own.totals);
 
 // The state of a worker, and its state for this function if that differs.
 function workerState({ state, own }) {
-  const withheld = own?.withheld;
-  const differs = withheld && withheld !== state && !(withheld === "draining" && state === "drained");
-  return [badge(state), own && !own.in_use && badge("dropped"), differs && h("span.badge", { class: `is-${withheld}`, title: "Gets no jobs of this function" }, `${withheld} here`)];
+  const mode = own?.mode;
+  const differs = mode && mode !== state && !(mode === "draining" && state === "drained");
+  return [badge(state), own && !own.in_use && badge("dropped"), differs && h("span.badge", { class: `is-${mode}`, title: "Gets no jobs of this function" }, `${mode} here`)];
 }
 
 function workersCard(fn, workers) {

@@ -190,7 +190,7 @@ function jobHead(job, ended) {
       h("p.crumbs", null, link("#/jobs", "Jobs"), " / ", functionLink(job.function_id, job.function)),
       h("h1", { tabindex: "-1" }, name(job.handle, { class: "code" }), ended ? h("span.badge", null, "ended") : badge(job.state))),
     actions.mayAct() && !ended && h("div.buttons", null,
-      job.state === "scheduled" && button("Run now", () => actions.runNow(job), { id: "run-now", kind: "solid" }),
+      job.state === "scheduled" && button("Run now", () => actions.runJob(job), { id: "run-job", kind: "solid" }),
       movable && h("div.segments", { role: "group", "aria-label": "Priority", key: "priority" }, ["high", "normal", "low"].map((priority) =>
         h("button", { type: "button", key: priority, "aria-pressed": String(job.priority === priority), "data-action": `priority ${priority}`, on: { click: () => job.priority !== priority && actions.setPriority(job, priority) } }, priority))),
       movable && button("Move…", () => actions.moveJob(job), { id: "move" }),

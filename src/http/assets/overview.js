@@ -150,7 +150,7 @@ function tiles(server) {
   return h("div.tiles", { key: "tiles" },
     tile("In", rate(rates.in_per_s), { unit: "/s", note: `${brief(server.totals.submitted)} in all`, id: "in" }),
     tile("Out", rate(rates.out_per_s), { unit: "/s", note: `${brief(server.totals.done)} completed`, id: "out" }),
-    tile("Failed", rate(rates.failed_per_s), { unit: "/s", note: `${brief(server.totals.failed + server.totals.excepted)} in all`, tone: rates.failed_per_s > 0 ? "bad" : "", id: "failed" }),
+    tile("Failed", rate(rates.failed_per_s), { unit: "/s", note: `${brief(server.totals.failed + server.totals.exceptions)} in all`, tone: rates.failed_per_s > 0 ? "bad" : "", id: "failed" }),
     tile("Queued", brief(jobs.queued), { note: `${brief(jobs.scheduled)} scheduled`, href: "#/jobs?state=queued", id: "queued" }),
     tile("Running", brief(jobs.running), { note: "with workers", href: "#/jobs?state=running", id: "running" }),
     tile("Oldest waiting", oldest === null ? "none" : oldest < 1 ? duration(oldest) : shortAge(oldest), { note: "for a worker", id: "oldest" }),

@@ -53,8 +53,8 @@ function processCard(server) {
     ["Started", time(server.started_unix_ms)],
     ["Up", age(server.uptime_s)],
     ["Memory", bytes(server.memory_bytes)],
-    ["Lock taken", `${number(server.lock_holds)} times`],
-    ["Lock waited for", `${duration(server.lock_wait_s)} in all${server.lock_holds > 0 ? `, ${duration(server.lock_wait_s / server.lock_holds)} each` : ""}`],
+    ["Lock taken", `${number(server.lock_acquisitions)} times`],
+    ["Lock waited for", `${duration(server.lock_wait_s)} in all${server.lock_acquisitions > 0 ? `, ${duration(server.lock_wait_s / server.lock_acquisitions)} each` : ""}`],
     ["Workers woken", `${number(server.wakeups)} times`],
   ]));
 }
@@ -94,7 +94,7 @@ function totalsCard({ totals, rates }) {
     ["Joined an equal job", number(totals.coalesced)],
     ["Done", h("span", { "data-value": "done" }, number(totals.done))],
     ["Failed", number(totals.failed)],
-    ["With an exception", number(totals.excepted)],
+    ["With an exception", number(totals.exceptions)],
     ["Timed out", number(totals.timed_out)],
     ["Requeued", number(totals.requeued)],
     ["Given up", number(totals.dropped)],
@@ -112,7 +112,7 @@ function storeCard(store) {
     ["Location", h("span.break", null, store.location)],
     ["Durability", h("span.break", null, store.durability)],
     ["Changes waiting", number(store.waiting)],
-    ["Pending removals", number(store.owed)],
+    ["Pending removals", number(store.pending_removals)],
     ["Jobs stored", number(store.added)],
     ["Jobs removed", number(store.removed)],
     ["Transactions", `${number(store.commits)}, of them synced ${number(store.syncs)}`],
@@ -125,12 +125,12 @@ function storeCard(store) {
 
 function rulesCard(rules) {
   if (!rules) {
-    return card("Withheld jobs", null, h("p.muted", null, "Loading…"));
+    return card("Worker rules", null, h("p.muted", null, "Loading…"));
   }
   if (rules.length === 0) {
-    return card("Withheld jobs", null, empty("All workers get jobs.", "Drain or disable a worker, a client id or a host, and the rule shows here until it is lifted."));
+    return card("Worker rules", null, empty("All workers get jobs.", "Drain or disable a worker, a client id or a host, and the rule shows here until its workers are enabled."));
   }
-  return card("Withheld jobs", null, rulesTable("rules", rules));
+  return card("Worker rules", null, rulesTable("rules", rules));
 }
 
 // The rules that withhold jobs from workers, each with a button to end it.
@@ -143,9 +143,9 @@ export function rulesTable(id, rules) {
     columns: [
       { id: "who", label: "Workers", head: true, flex: true, cell: (rule) => name(rule.who) },
       { id: "function", label: "Function", flex: true, cell: (rule) => (rule.function === null ? "all" : functionLink(rule.function_id, rule.function)) },
-      { id: "how", label: "How", cell: (rule) => badge(rule.how) },
+      { id: "mode", label: "Mode", cell: (rule) => badge(rule.mode) },
       { id: "now", label: "Now", number: true, title: "How many workers the rule means now", cell: (rule) => (rule.workers === 0 ? h("span", { title: "It is kept for future connections" }, "none") : String(rule.workers)) },
-      { id: "lift", label: "", class: "actions", cell: (rule) => actions.mayAct() && button("Lift", () => actions.lift(rule), { kind: "small" }) },
+      { id: "enable", label: "", class: "actions", cell: (rule) => actions.mayAct() && button("Enable", () => actions.enableRule(rule), { id: "enable-rule", kind: "small" }) },
     ],
   });
 }

@@ -108,8 +108,8 @@ export function button(label, onClick, { kind = "", disabled = false, title, id 
 
 // The number of unsuccessful runs, with a tooltip by kind.
 export function failureCount(totals) {
-  const { failed, excepted, timed_out: late } = totals;
-  const title = `${number(failed)} failed, ${number(excepted)} with an exception, ${number(late)} timed out`;
+  const { failed, exceptions, timed_out: late } = totals;
+  const title = `${number(failed)} failed, ${number(exceptions)} with an exception, ${number(late)} timed out`;
   return failures(totals) === 0 ? "0" : h("span", { title }, brief(failures(totals)));
 }
 

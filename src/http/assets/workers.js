@@ -97,9 +97,9 @@ function hostHead(host, workers) {
     h("strong", null, name(host)),
     h("span.muted", null, `${plural(workers.length, "worker")}, ${plural(running, "job")} running`),
     actions.mayAct() && h("span.buttons.small", null,
-      button("Drain host…", () => actions.withholdMany("drain", who), { id: "drain-host", title: "No new jobs; running ones are finished. Holds for workers that come later too." }),
-      button("Disable host…", () => actions.withholdMany("disable", who), { id: "disable-host" }),
-      button("Enable host", () => actions.withhold("enable", who), { id: "enable-host" }),
+      button("Drain host…", () => actions.setModeOfMany("drain", who), { id: "drain-host", title: "No new jobs; running ones are finished. Holds for workers that come later too." }),
+      button("Disable host…", () => actions.setModeOfMany("disable", who), { id: "disable-host" }),
+      button("Enable host", () => actions.setMode("enable", who), { id: "enable-host" }),
       button("Kick host…", () => actions.kick(who, `all workers of ${visible(host)}`), { id: "kick-host", kind: "danger" })));
 }
 
@@ -129,15 +129,15 @@ function workerTable(groups) {
 }
 
 function rowActions(worker) {
-  const own = actions.workerActions({ connection: worker.id }, `worker ${worker.id}`, actions.isWithheld(worker), () => actions.enable(worker));
+  const own = actions.workerActions({ connection: worker.id }, `worker ${worker.id}`, actions.getsNoJobs(worker), () => actions.enable(worker));
   if (worker.client_id === null) {
     return own;
   }
   const who = worker.client_id_base64 ? { client_base64: worker.client_id_base64 } : { client: worker.client_id };
   return [
     ...own,
-    ["Drain all of this client id…", () => actions.withholdMany("drain", who)],
-    ["Enable all of this client id", () => actions.withhold("enable", who)],
+    ["Drain all of this client id…", () => actions.setModeOfMany("drain", who)],
+    ["Enable all of this client id", () => actions.setMode("enable", who)],
   ];
 }
 
@@ -173,22 +173,22 @@ export function oneWorker([encoded]) {
           ? empty("There is no such worker.", "Its connection has ended. ", h("a", { href: "#/workers" }, "See all workers"))
           : h("p.muted", null, "Loading…")];
       }
-      return [workerHead(worker, gone), aboutCards(worker), !gone && withheldCard(worker), heldCard(worker, gone), functionsCard(worker, shown)];
+      return [workerHead(worker, gone), aboutCards(worker), !gone && rulesCard(worker), heldCard(worker, gone), functionsCard(worker, shown)];
     },
   };
 }
 
 function workerHead(worker, gone) {
   const who = { connection: worker.id };
-  const withheld = actions.isWithheld(worker);
+  const withoutJobs = actions.getsNoJobs(worker);
   return h("div.page-head", null,
     h("div.title", null,
       h("p.crumbs", null, h("a", { href: "#/workers" }, "Workers"), " / ", h("a", { href: `#/workers?host=${encodeURIComponent(worker.address)}` }, name(worker.address))),
       h("h1", { tabindex: "-1" }, "Worker ", h("span.code", null, worker.id), gone ? h("span.badge", null, "disconnected") : badge(worker.state))),
     actions.mayAct() && !gone && h("div.buttons", null,
-      !withheld && button("Drain", () => actions.withhold("drain", who), { title: "No new jobs; running ones are finished" }),
-      !withheld && button("Disable", () => actions.withhold("disable", who), { title: "No more jobs" }),
-      withheld && button("Enable", () => actions.enable(worker), { kind: "solid" }),
+      !withoutJobs && button("Drain", () => actions.setMode("drain", who), { title: "No new jobs; running ones are finished" }),
+      !withoutJobs && button("Disable", () => actions.setMode("disable", who), { title: "No more jobs" }),
+      withoutJobs && button("Enable", () => actions.enable(worker), { kind: "solid" }),
       button("Kick…", () => actions.kick(who, `worker ${worker.id}`), { id: "kick", kind: "danger" })));
 }
 
@@ -212,8 +212,8 @@ function aboutCards(worker) {
 }
 
 // The rules that apply to this worker, by its connection, client id or host.
-function withheldCard({ rules }) {
-  return rules?.length > 0 && card("Withheld jobs", { key: "withheld" }, rulesTable("worker-rules", rules));
+function rulesCard({ rules }) {
+  return rules?.length > 0 && card("Worker rules", { key: "rules" }, rulesTable("worker-rules", rules));
 }
 
 function heldCard(worker, gone) {
@@ -251,15 +251,15 @@ function functionsCard(worker, shown) {
     down: false,
     rows,
     columns: [
-      { id: "name", label: "Function", head: true, flex: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), !fn.in_use && h("span.badge", { title: "It could do this before" }, "not in use"), fn.withheld && badge(fn.withheld)] },
+      { id: "name", label: "Function", head: true, flex: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), !fn.in_use && h("span.badge", { title: "It could do this before" }, "not in use"), fn.mode && badge(fn.mode)] },
       total("done", "Done"), failed, total("requeued", "Requeued"),
       { id: "mean", label: "Mean", number: true, value: (fn) => fn.run.mean_s, cell: (fn) => shortDuration(fn.run.mean_s) },
       { id: "p50", label: "p50", number: true, value: (fn) => fn.run.p50_s, cell: (fn) => shortDuration(fn.run.p50_s) },
       { id: "p99", label: "p99", number: true, value: (fn) => fn.run.p99_s, cell: (fn) => shortDuration(fn.run.p99_s) },
       { id: "actions", label: "", class: "actions", cell: (fn) => actions.mayAct() && menuButton(`Actions for ${visible(fn.name)} at this worker`, () => [
-        fn.withheld && ["Enable", () => actions.enable(worker, fn)],
-        fn.withheld !== "draining" && ["Drain", () => actions.withhold("drain", { connection: worker.id }, fn)],
-        fn.withheld !== "disabled" && ["Disable", () => actions.withhold("disable", { connection: worker.id }, fn)],
+        fn.mode && ["Enable", () => actions.enable(worker, fn)],
+        fn.mode !== "draining" && ["Drain", () => actions.setMode("drain", { connection: worker.id }, fn)],
+        fn.mode !== "disabled" && ["Disable", () => actions.setMode("disable", { connection: worker.id }, fn)],
       ]) },
     ],
   }));

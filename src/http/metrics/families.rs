@@ -95,7 +95,7 @@ fn outcomes(lines: &mut Lines<'_>, totals: &Totals) {
     let outcomes = [
         ("done", totals.done),
         ("failed", totals.failed),
-        ("excepted", totals.excepted),
+        ("exceptions", totals.exceptions),
         ("dropped", totals.dropped),
         ("cancelled", totals.cancelled),
         ("abandoned", totals.abandoned),
@@ -271,10 +271,10 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.each("state", by_state(&server.workers))),
     ),
     family(
-        "gearmand_lock_holds_total",
+        "gearmand_lock_acquisitions_total",
         Kind::Counter,
         "Acquisitions of the job server's lock.",
-        Source::Server(|server, lines| lines.value(server.lock_holds)),
+        Source::Server(|server, lines| lines.value(server.lock_acquisitions)),
     ),
     family(
         "gearmand_lock_wait_seconds_total",
@@ -349,10 +349,10 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(server.store.waiting)),
     ),
     family(
-        "gearmand_store_owed_removals",
+        "gearmand_store_pending_removals",
         Kind::Gauge,
         "Removals that failed and will be retried.",
-        Source::Server(|server, lines| lines.value(server.store.owed)),
+        Source::Server(|server, lines| lines.value(server.store.pending_removals)),
     ),
     family(
         "gearmand_store_jobs_added_total",

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<AdminCommand<'_>, AdminError<'_>> {
-        AdminCommand::parse(line.as_bytes(), 5)
+        AdminCommand::parse(line.as_bytes())
     }
 
     #[test]
@@ -255,6 +255,6 @@ mod tests {
         ] {
             assert!(matches!(parse(line), Err(AdminError::BadArgument(_))), "{line}");
         }
-        assert!(matches!(AdminCommand::parse(b"kick host:\xff", 5), Err(AdminError::BadArgument(_))));
+        assert!(matches!(AdminCommand::parse(b"kick host:\xff"), Err(AdminError::BadArgument(_))));
     }
 }

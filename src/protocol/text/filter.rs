@@ -9,7 +9,7 @@ use crate::protocol::names::parse_decimal;
 use crate::protocol::units::{self, TimeUnit};
 
 /// The number of words of `list jobs` with all of its filters.
-pub(super) const MOST_WORDS: usize = 11;
+pub(super) const MAX_WORDS: usize = 11;
 
 /// Selects the jobs to list. Names are as they were typed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<JobWords<'_>, AdminError<'_>> {
-        match AdminCommand::parse(line.as_bytes(), 5)? {
+        match AdminCommand::parse(line.as_bytes())? {
             AdminCommand::ListJobs(words) => Ok(words),
             other => panic!("{other:?}"),
         }

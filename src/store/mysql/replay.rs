@@ -51,7 +51,7 @@ pub(super) async fn run(
             let page = if wanted { &with } else { &without };
             let (rows, last) = read_page(&mut reader, session, page, (after,).into(), wanted).await?;
             if access == Access::Own {
-                set_aside(session, &std::mem::take(&mut reader.bad)).await?;
+                quarantine(session, &std::mem::take(&mut reader.bad)).await?;
             }
             if rows < PAGE_ROWS {
                 break;
@@ -189,24 +189,24 @@ async fn read_page(
 }
 
 /// Moves rows to the quarantine, with the reason.
-async fn set_aside(session: &mut Session, bad: &[(i64, String)]) -> Result<(), Failed> {
+async fn quarantine(session: &mut Session, bad: &[(i64, String)]) -> Result<(), Failed> {
     if bad.is_empty() {
         return Ok(());
     }
-    let Session { connection, table: Table { name, set_aside, columns, .. }, .. } = session;
+    let Session { connection, table: Table { name, quarantine, columns, .. }, .. } = session;
     // The quarantine table has no keys, so that no row is rejected.
     let create = format!(
-        "CREATE TABLE IF NOT EXISTS {set_aside} ENGINE = InnoDB AS SELECT t.*, '' AS reason FROM {name} t LIMIT 0"
+        "CREATE TABLE IF NOT EXISTS {quarantine} ENGINE = InnoDB AS SELECT t.*, '' AS reason FROM {name} t LIMIT 0"
     );
     answer(connection.query_drop(create)).await?;
-    answer(connection.query_drop(format!("ALTER TABLE {set_aside} MODIFY reason TEXT"))).await?;
+    answer(connection.query_drop(format!("ALTER TABLE {quarantine} MODIFY reason TEXT"))).await?;
     let mut columns: Vec<String> = columns.keys().map(|name| format!("`{}`", name.replace('`', "``"))).collect();
     columns.sort_unstable();
     let columns = columns.join(", ");
     answer(connection.query_drop("BEGIN")).await?;
     for (number, reason) in bad {
         let copy =
-            format!("INSERT INTO {set_aside} ({columns}, reason) SELECT {columns}, ? FROM {name} WHERE job_id = ?");
+            format!("INSERT INTO {quarantine} ({columns}, reason) SELECT {columns}, ? FROM {name} WHERE job_id = ?");
         answer(connection.exec_drop(copy, (reason, number))).await?;
         answer(connection.exec_drop(format!("DELETE FROM {name} WHERE job_id = ?"), (number,))).await?;
     }

@@ -19,7 +19,7 @@ use crate::log_level::audit;
 pub(super) const CONVERSION_LIMIT: Duration = Duration::from_mins(10);
 /// Maximum length of the table name in characters: the additional tables have longer names, and MySQL's limit
 /// is 64.
-const TABLE_MAX: usize = 54;
+const TABLE_MAX: usize = 53;
 
 /// C++ gearmand's columns, with bytes instead of texts.
 const COLUMNS: &str = "unique_key VARBINARY(64), function_name VARBINARY(512), priority INT, data LONGBLOB, \
@@ -48,7 +48,7 @@ pub(super) struct Table {
     /// Operator settings by name.
     pub(super) settings: String,
     /// The quarantine for invalid rows.
-    pub(super) set_aside: String,
+    pub(super) quarantine: String,
     /// Its columns and their types, in lower case.
     pub(super) columns: HashMap<String, String>,
     /// Whether [`meta`](Self::meta) exists.
@@ -70,7 +70,7 @@ impl Table {
             name: beside(""),
             meta: beside("_meta"),
             settings: beside("_settings"),
-            set_aside: beside("_set_aside"),
+            quarantine: beside("_quarantine"),
             columns: HashMap::new(),
             has_meta: false,
             is_elsewhere: false,
@@ -140,6 +140,7 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
     }
     check_owner(table)?;
     make_settings(connection, table).await?;
+    rename_quarantine(connection, table).await?;
     let has_all = ADDED.iter().all(|(column, _)| table.columns.contains_key(*column));
     if check_format(connection, table).await? && has_all && !table.is_elsewhere {
         return Ok(());
@@ -231,6 +232,21 @@ async fn make_settings(connection: &mut Conn, table: &Table) -> Result<(), Faile
         table.settings
     );
     answer(connection.query_drop(create)).await
+}
+
+/// Renames the quarantine of earlier versions, unless there is a table with the new name.
+async fn rename_quarantine(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
+    let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
+    let former: Option<i64> = answer(connection.exec_first(query, (format!("{}_set_aside", table.bare),))).await?;
+    if former.is_none() {
+        return Ok(());
+    }
+    let taken: Option<i64> = answer(connection.exec_first(query, (format!("{}_quarantine", table.bare),))).await?;
+    if taken.is_some() {
+        return Ok(());
+    }
+    let former = format!("`{}_set_aside`", table.bare.replace('`', "``"));
+    answer(connection.query_drop(format!("RENAME TABLE {former} TO {}", table.quarantine))).await
 }
 
 /// Keeps other servers away as long as this connection lives. The previous connection is killed if it still

@@ -51,7 +51,7 @@ pub(super) async fn run(
             let page = if wanted { &with } else { &without };
             let (rows, last) = read_page(&mut reader, session, page, &[&after], wanted).await?;
             if access == Access::Own {
-                set_aside(session, &std::mem::take(&mut reader.bad)).await?;
+                quarantine(session, &std::mem::take(&mut reader.bad)).await?;
             }
             if rows < PAGE_ROWS {
                 break;
@@ -183,25 +183,25 @@ async fn read_page(
 }
 
 /// Moves rows to the quarantine, with the reason.
-async fn set_aside(session: &Session, bad: &[(i64, String)]) -> Result<(), Failed> {
+async fn quarantine(session: &Session, bad: &[(i64, String)]) -> Result<(), Failed> {
     if bad.is_empty() {
         return Ok(());
     }
     let client = &session.client;
-    let Table { name, set_aside, columns, .. } = &session.table;
+    let Table { name, quarantine, columns, .. } = &session.table;
     let (numbers, reasons): (Vec<i64>, Vec<&str>) =
         bad.iter().map(|(number, reason)| (*number, reason.as_str())).unzip();
     let mut columns: Vec<String> = columns.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
     columns.sort_unstable();
     let columns = columns.join(", ");
     let create = format!(
-        "CREATE TABLE IF NOT EXISTS {set_aside} (LIKE {name}); \
-                          ALTER TABLE {set_aside} ADD COLUMN IF NOT EXISTS reason TEXT"
+        "CREATE TABLE IF NOT EXISTS {quarantine} (LIKE {name}); \
+                          ALTER TABLE {quarantine} ADD COLUMN IF NOT EXISTS reason TEXT"
     );
     let fill = format!(
         "WITH bad AS (SELECT * FROM unnest($1::bigint[], $2::text[]) AS b(number, why)), \
          moved AS (DELETE FROM {name} t USING bad WHERE t.job_id = bad.number RETURNING t.*, bad.why) \
-         INSERT INTO {set_aside} ({columns}, reason) SELECT {columns}, why FROM moved"
+         INSERT INTO {quarantine} ({columns}, reason) SELECT {columns}, why FROM moved"
     );
     answer(client.batch_execute("BEGIN")).await?;
     answer(client.batch_execute(&create)).await?;

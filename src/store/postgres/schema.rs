@@ -50,7 +50,7 @@ pub(super) struct Table {
     /// Operator settings by name.
     pub(super) settings: String,
     /// The quarantine for invalid rows.
-    pub(super) set_aside: String,
+    pub(super) quarantine: String,
     /// Its columns.
     pub(super) columns: HashSet<String>,
     index: String,
@@ -66,7 +66,7 @@ impl Table {
             name: beside(""),
             meta: beside("_meta"),
             settings: beside("_settings"),
-            set_aside: beside("_set_aside"),
+            quarantine: beside("_quarantine"),
             index: quoted(&format!("{relation}_job_id")),
             columns: HashSet::new(),
             schema,
@@ -161,6 +161,7 @@ async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Tabl
         convert(client, &mut table).await?;
     }
     make_settings(client, &table).await?;
+    rename_quarantine(client, &table).await?;
     answer(client.batch_execute("COMMIT")).await?;
     if is_taken_over {
         audit!("the table {} of C++ gearmand was taken over", table.name);
@@ -258,6 +259,19 @@ async fn make_settings(client: &Client, table: &Table) -> Result<(), Failed> {
     // No index: names may exceed the size limit of an index entry, and there are few.
     let create = format!("CREATE TABLE {} (name TEXT NOT NULL, value TEXT NOT NULL)", table.settings);
     answer(client.batch_execute(&create)).await
+}
+
+/// Renames the quarantine of earlier versions, unless there is a table with the new name.
+async fn rename_quarantine(client: &Client, table: &Table) -> Result<(), Failed> {
+    let (schema, relation) = (&table.schema, &table.relation);
+    let former = format!("{}.{}", quoted(schema), quoted(&format!("{relation}_set_aside")));
+    let query = "SELECT to_regclass($1::text) IS NOT NULL AND to_regclass($2::text) IS NULL";
+    let row = answer(client.query_one(query, &[&former, &table.quarantine])).await?;
+    if row.try_get(0)? {
+        let name = quoted(&format!("{relation}_quarantine"));
+        answer(client.batch_execute(&format!("ALTER TABLE {former} RENAME TO {name}"))).await?;
+    }
+    Ok(())
 }
 
 /// Terminates our previous backend. It still holds the lock if PostgreSQL has not noticed a network failure

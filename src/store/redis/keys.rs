@@ -100,13 +100,36 @@ impl Keys {
     }
 
     /// The quarantine key for an invalid entry. `attempt` counts the keys already taken.
-    pub(super) fn set_aside(&self, key: &[u8], attempt: u32) -> Vec<u8> {
-        let mut name = self.apart("set-aside:", "aside:").as_bytes().to_vec();
+    pub(super) fn quarantine(&self, key: &[u8], attempt: u32) -> Vec<u8> {
+        let mut name = self.quarantine_prefix().as_bytes().to_vec();
         if attempt > 0 {
             name.extend_from_slice(format!("{attempt}:").as_bytes());
         }
         name.extend_from_slice(key);
         name
+    }
+
+    fn quarantine_prefix(&self) -> &'static str {
+        self.apart("quarantine:", "invalid:")
+    }
+
+    fn former_quarantine_prefix(&self) -> &'static str {
+        self.apart("set-aside:", "aside:")
+    }
+
+    /// A pattern for the quarantine keys of earlier versions, and maybe others.
+    pub(super) fn former_quarantine_pattern(&self) -> String {
+        format!("{}*{}", self.former_quarantine_prefix(), self.pattern())
+    }
+
+    /// The present name of a quarantine key of earlier versions; `None` if the key is something else.
+    pub(super) fn quarantine_of_former(&self, former: &[u8]) -> Option<Vec<u8>> {
+        let rest = former.strip_prefix(self.former_quarantine_prefix().as_bytes())?;
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let after_attempt = rest[digits..].strip_prefix(b":").unwrap_or(rest);
+        let is_of_queue =
+            |key: &[u8]| key.strip_prefix(self.prefix.as_bytes()).is_some_and(|key| key.starts_with(b"-"));
+        (is_of_queue(rest) || is_of_queue(after_attempt)).then(|| [self.quarantine_prefix().as_bytes(), rest].concat())
     }
 
     /// The connection name of the queue's owner: printable and without spaces.
@@ -203,17 +226,38 @@ mod tests {
 
     #[test]
     fn keys_of_the_queue_itself_are_not_found_as_jobs() {
-        for prefix in ["_gear_", "gearmand", "g", "set", "set-aside", ""] {
+        for prefix in ["_gear_", "gearmand", "g", "qu", "quarantine", ""] {
             let keys = Keys::new(prefix);
             let side = keys.side(b"x");
             assert_eq!(keys.main(&side), Some(&b"x"[..]));
             let (meta, settings) = (keys.meta().into_bytes(), keys.settings().into_bytes());
-            for name in [meta, settings, keys.away(7), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2), side] {
+            for name in [meta, settings, keys.away(7), keys.quarantine(b"x", 0), keys.quarantine(b"x", 2), side] {
                 assert!(prefix.is_empty() || !name.starts_with(prefix.as_bytes()), "{prefix}: {}", name.escape_ascii());
             }
         }
         assert_eq!(Keys::new("a*[b]?\\").pattern(), "a\\*\\[b\\]\\?\\\\-*");
         assert_eq!(Keys::new("a b%").owner(), "gearmand:a%20b%25");
+    }
+
+    #[test]
+    fn quarantine_keys_of_earlier_versions_are_renamed() {
+        let keys = Keys::new("q*");
+        assert_eq!(keys.former_quarantine_pattern(), "set-aside:*q\\*-*");
+        for (former, name) in [
+            ("set-aside:q*-f-u", Some("quarantine:q*-f-u")),
+            ("set-aside:12:q*-f-u", Some("quarantine:12:q*-f-u")),
+            ("set-aside:other-q*-f-u", None),
+            ("set-aside:x:q*-f-u", None),
+            ("quarantine:q*-f-u", None),
+        ] {
+            let name = name.map(|name| name.as_bytes().to_vec());
+            assert_eq!(keys.quarantine_of_former(former.as_bytes()), name, "{former}");
+        }
+        for (prefix, former) in [("s", "aside:s-f-u"), ("q", "set-aside:q-f-u")] {
+            let keys = Keys::new(prefix);
+            let name = keys.quarantine_of_former(former.as_bytes());
+            assert_eq!(name, Some(keys.quarantine(format!("{prefix}-f-u").as_bytes(), 0)));
+        }
     }
 
     #[test]

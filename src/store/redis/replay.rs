@@ -28,7 +28,9 @@ const READ_BYTES: usize = 16 << 20;
 /// Number of guessed functions that are logged individually; the rest are counted.
 const NAMED_GUESSES: usize = 20;
 /// Number of names to try for a quarantined entry.
-const SET_ASIDE_ATTEMPTS: u32 = 1000;
+const QUARANTINE_ATTEMPTS: u32 = 1000;
+/// The field of the metadata that says that the quarantine has its present name.
+pub(super) const QUARANTINE: &str = "quarantine";
 
 /// The consumer of the jobs.
 type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
@@ -71,6 +73,7 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
     let mut search = Search { keys: &store.keys, found: Vec::new(), functions: HashSet::new() };
     search.scan(connection)?;
     if own {
+        rename_quarantine(&store.keys, connection)?;
         forget_gone(&store.keys, connection)?;
     }
     let Search { mut found, functions, .. } = search;
@@ -115,7 +118,7 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
                     reader.replayed.jobs += 1;
                     wanted = take(job, has_workload);
                 }
-                Err(reason) => reader.set_aside(connection, &entry.key, &reason)?,
+                Err(reason) => reader.quarantine(connection, &entry.key, &reason)?,
             }
         }
     }
@@ -223,6 +226,45 @@ impl Search<'_> {
 /// The fields of an entry: from its side hash, or from its main hash if the side hash lacks them.
 fn beside(side: Values, main: Values) -> Values {
     side.into_iter().zip(main).map(|(side, main)| side.or(main)).collect()
+}
+
+/// Renames quarantined entries of earlier versions with their side hashes, unless the new name is taken. The
+/// metadata records that it is done, so that only the first start scans for them.
+fn rename_quarantine(keys: &Keys, connection: &mut Connection) -> Result<(), Failed> {
+    if cmd("HEXISTS").arg(keys.meta()).arg(QUARANTINE).query(connection)? {
+        return Ok(());
+    }
+    let pattern = keys.former_quarantine_pattern();
+    let mut cursor = 0_u64;
+    loop {
+        let mut scan = cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_KEYS);
+        let (next, found): (u64, Vec<Vec<u8>>) = scan.query(connection)?;
+        for former in found {
+            let Some(name) = keys.quarantine_of_former(&former) else { continue };
+            let side = keys.side(&former);
+            let mut query = pipe();
+            query.cmd("EXISTS").arg(&former).cmd("EXISTS").arg(&name).cmd("EXISTS").arg(&side);
+            let (is_there, is_taken, has_side): (bool, bool, bool) = query.query(connection)?;
+            // SCAN may return a key twice.
+            if !is_there || is_taken {
+                continue;
+            }
+            let mut transaction = pipe();
+            transaction.atomic().cmd("RENAME").arg(&former).arg(&name).ignore();
+            if has_side {
+                transaction.cmd("RENAME").arg(&side).arg(keys.side(&name)).ignore();
+            }
+            transaction.exec(connection)?;
+        }
+        if next == 0 {
+            break;
+        }
+        cursor = next;
+    }
+    // Jobs of a read-only Redis must stay readable; then the next start scans again.
+    let _ = cmd("HSET").arg(keys.meta()).arg(QUARANTINE).arg(1).exec(connection);
+    Ok(())
 }
 
 /// Deletes the side hashes of jobs that C++ gearmand has run.
@@ -417,8 +459,8 @@ impl Reader {
     }
 
     /// Counts an invalid entry, and renames it if this server owns the queue.
-    fn set_aside(&mut self, connection: &mut Connection, key: &[u8], reason: &str) -> Result<(), Failed> {
-        self.replayed.set_aside += 1;
+    fn quarantine(&mut self, connection: &mut Connection, key: &[u8], reason: &str) -> Result<(), Failed> {
+        self.replayed.quarantined += 1;
         if !self.own {
             return Ok(());
         }
@@ -428,8 +470,8 @@ impl Reader {
 
 /// Renames an entry, so that it is out of the way and the operator can find it.
 pub(super) fn move_aside(keys: &Keys, connection: &mut Connection, key: &[u8], reason: &str) -> Result<(), Failed> {
-    for attempt in 0..SET_ASIDE_ATTEMPTS {
-        let name = keys.set_aside(key, attempt);
+    for attempt in 0..QUARANTINE_ATTEMPTS {
+        let name = keys.quarantine(key, attempt);
         if cmd("RENAMENX").arg(key).arg(&name).query(connection)? {
             tracing::warn!("the key {} was renamed to {}: {reason}", key.escape_ascii(), name.escape_ascii());
             let side = keys.side(key);

@@ -64,10 +64,10 @@ fn make_way(
             let twin: Option<i64> = transaction.query_row(&sql.find, parameters, |row| row.get(0)).optional()?;
             if let Some(row) = twin {
                 let reason = format!("job {} was moved to its place by the operator", key.number);
-                transaction.execute_batch(layout::CREATE_SET_ASIDE)?;
-                transaction.execute(&sql.set_aside, (row, &reason, queue))?;
+                transaction.execute_batch(layout::CREATE_QUARANTINE)?;
+                transaction.execute(&sql.quarantine, (row, &reason, queue))?;
                 transaction.execute(&sql.delete_row, [row])?;
-                tracing::error!("row {row} of {queue} was moved to gearman_set_aside: {reason}");
+                tracing::error!("row {row} of {queue} was moved to gearman_quarantine: {reason}");
             }
             return Ok(());
         }

@@ -101,14 +101,14 @@ pub(super) struct Sql {
     /// Rowid, unique id, function: whether an earlier row has the same.
     pub(super) is_duplicate: String,
     /// Rowid, reason, queue: copies the row to the quarantine.
-    pub(super) set_aside: String,
+    pub(super) quarantine: String,
     /// Rowid.
     pub(super) delete_row: String,
 }
 
 /// Creates the quarantine table: the original values of any type, with reason and time.
-pub(super) const CREATE_SET_ASIDE: &str = "CREATE TABLE IF NOT EXISTS gearman_set_aside (queue TEXT, reason TEXT, \
-     set_aside INTEGER, job_id, unique_key, function_name, priority, when_to_run, handle, reducer, submitted, flags, \
+pub(super) const CREATE_QUARANTINE: &str = "CREATE TABLE IF NOT EXISTS gearman_quarantine (queue TEXT, reason TEXT, \
+     quarantined INTEGER, job_id, unique_key, function_name, priority, when_to_run, handle, reducer, submitted, flags, \
      attempts, data)";
 
 /// Parameters: queue, last number, number of probes to add.
@@ -196,6 +196,7 @@ pub(super) fn prepare(
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(CREATE_META)?;
     transaction.execute_batch(CREATE_SETTINGS)?;
+    rename_quarantine(&transaction)?;
     let found = Found::read(&transaction, queue)?;
     match found.form {
         Form::Missing => create(&transaction, queue)?,
@@ -222,6 +223,18 @@ pub(super) fn prepare(
         audit!("{queue} of C++ gearmand was taken over; its primary key {key}");
     }
     Ok(sql)
+}
+
+/// Renames the quarantine table of earlier versions and its column, unless the new name is taken.
+fn rename_quarantine(transaction: &Transaction<'_>) -> Result<(), rusqlite::Error> {
+    let mut table = transaction.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?;
+    if table.exists(["gearman_set_aside"])? && !table.exists(["gearman_quarantine"])? {
+        transaction.execute_batch(
+            "ALTER TABLE gearman_set_aside RENAME TO gearman_quarantine; \
+             ALTER TABLE gearman_quarantine RENAME COLUMN set_aside TO quarantined",
+        )?;
+    }
+    Ok(())
 }
 
 /// Renumbers rows of other programs whose numbers are not valid job numbers, or so high that hardly any
@@ -389,8 +402,8 @@ impl Found {
                  AND {} = 0 LIMIT 1",
                 if self.has("flags") { "coalesce(flags, 0)" } else { "0" }
             ),
-            set_aside: format!(
-                "INSERT INTO gearman_set_aside SELECT ?3, ?2, unixepoch(), {} FROM {table} WHERE rowid = ?1",
+            quarantine: format!(
+                "INSERT INTO gearman_quarantine SELECT ?3, ?2, unixepoch(), {} FROM {table} WHERE rowid = ?1",
                 names.map(|name| self.column(name)).join(", ")
             ),
             delete_row: format!("DELETE FROM {table} WHERE rowid = ?1"),

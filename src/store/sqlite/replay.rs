@@ -65,7 +65,7 @@ pub(super) fn scan(
     // The pages just read are not needed again soon.
     connection.execute_batch("PRAGMA shrink_memory")?;
     replayed.last_number = reader.last_number;
-    replayed.set_aside = senseless.len() as u64;
+    replayed.quarantined = senseless.len() as u64;
     Ok(Found { replayed, senseless })
 }
 
@@ -131,7 +131,7 @@ impl Reading for SideReader {
         Ok(Some(page.jobs.into_iter().map(|job| with_workload(job, has_workloads)).collect()))
     }
 
-    fn set_aside(&self) -> u64 {
+    fn quarantined(&self) -> u64 {
         self.senseless
     }
 }
@@ -177,16 +177,21 @@ impl Page {
 }
 
 /// Moves rows from the queue to the quarantine table in one transaction, and logs them.
-pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless: &[Senseless]) -> Result<(), Trouble> {
+pub(super) fn quarantine(
+    file: &mut OpenFile,
+    queue: &str,
+    path: &Path,
+    senseless: &[Senseless],
+) -> Result<(), Trouble> {
     if senseless.is_empty() {
         return Ok(());
     }
     file.set_sync(true)?;
     let OpenFile { connection, sql, .. } = file;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(layout::CREATE_SET_ASIDE)?;
+    transaction.execute_batch(layout::CREATE_QUARANTINE)?;
     {
-        let mut copy = transaction.prepare(&sql.set_aside)?;
+        let mut copy = transaction.prepare(&sql.quarantine)?;
         let mut delete = transaction.prepare(&sql.delete_row)?;
         for (row, reason) in senseless {
             copy.execute((row, reason, queue))?;
@@ -196,11 +201,11 @@ pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless
     transaction.commit()?;
     let path = path.display();
     for (row, reason) in senseless.iter().take(NAMED_IN_LOG) {
-        tracing::error!("SQLite file {path}: row {row} of {queue} was moved to gearman_set_aside: {reason}");
+        tracing::error!("SQLite file {path}: row {row} of {queue} was moved to gearman_quarantine: {reason}");
     }
     if senseless.len() > NAMED_IN_LOG {
         let count = senseless.len();
-        tracing::error!("SQLite file {path}: {count} rows of {queue} in all were moved to gearman_set_aside");
+        tracing::error!("SQLite file {path}: {count} rows of {queue} in all were moved to gearman_quarantine");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::{Action, Decision, Memory, Observed, Plan, Worker, millis, rolling};
 
 /// State of a worker's assignment to one of the fleet's functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum AssignmentState {
     /// Counts toward the target.
     Counts,
     /// Was registered just now.
@@ -51,7 +51,7 @@ pub(super) struct Member<'a> {
     /// Its observed state.
     pub(super) worker: &'a Worker,
     /// Its functions that belong to the fleet.
-    pub(super) ours: BTreeMap<&'a str, Standing>,
+    pub(super) ours: BTreeMap<&'a str, AssignmentState>,
     /// Number of its functions, including those outside the desired state. A function that it drops now still
     /// occupies its slot.
     pub(super) slots: usize,
@@ -94,14 +94,14 @@ impl Member<'_> {
     }
 
     /// Whether it is idle: no functions, no running job, and no command given.
-    pub(super) fn is_spare(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.answers() && self.slots == 0 && self.worker.running.is_empty()
     }
 }
 
 /// State of a host.
 #[derive(Default)]
-pub(super) struct Place<'a> {
+pub(super) struct HostState<'a> {
     /// All of its workers.
     pub(super) workers: Vec<&'a WorkerId>,
     /// Number of its processes: all workers except forgotten ones.
@@ -116,7 +116,7 @@ pub(super) struct Place<'a> {
 
 /// Worker counts of a function.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct FunctionCounts {
     /// Target number.
     pub(super) target: usize,
     /// Workers that count toward the target.
@@ -139,8 +139,8 @@ pub(super) struct Fleet<'a> {
     pub(super) observed: &'a Observed,
     pub(super) now: u64,
     pub(super) members: BTreeMap<&'a WorkerId, Member<'a>>,
-    pub(super) places: BTreeMap<&'a str, Place<'a>>,
-    pub(super) tallies: BTreeMap<&'a str, Tally>,
+    pub(super) hosts: BTreeMap<&'a str, HostState<'a>>,
+    pub(super) function_counts: BTreeMap<&'a str, FunctionCounts>,
     /// Number of counting workers per function and host.
     pub(super) on_host: BTreeMap<(&'a str, &'a str), usize>,
     /// The host whose workers are being replaced.
@@ -151,16 +151,17 @@ pub(super) struct Fleet<'a> {
 impl<'a> Fleet<'a> {
     /// The fleet as observed.
     pub(super) fn new(desired: &'a Desired, observed: &'a Observed, memory: &Memory) -> Self {
-        let forget_after = millis(desired.forget_after);
+        let unresponsive_timeout = millis(desired.unresponsive_timeout);
         let mut members = BTreeMap::new();
-        let mut places: BTreeMap<&str, Place<'_>> = BTreeMap::new();
+        let mut hosts: BTreeMap<&str, HostState<'_>> = BTreeMap::new();
         for (id, worker) in &observed.workers {
-            let is_forgotten = worker.silent_ms > forget_after;
-            let place = places.entry(&worker.host).or_default();
-            place.workers.push(id);
-            place.population += usize::from(!is_forgotten);
+            let is_forgotten = worker.silent_ms > unresponsive_timeout;
+            let host_state = hosts.entry(&worker.host).or_default();
+            host_state.workers.push(id);
+            host_state.population += usize::from(!is_forgotten);
             let named = worker.in_use.iter().filter_map(|name| desired.functions.get_key_value(name));
-            let ours: BTreeMap<&str, Standing> = named.map(|(name, _)| (name.as_str(), Standing::Counts)).collect();
+            let ours: BTreeMap<&str, AssignmentState> =
+                named.map(|(name, _)| (name.as_str(), AssignmentState::Counts)).collect();
             let member = Member {
                 worker,
                 slots: worker.in_use.len(),
@@ -178,8 +179,8 @@ impl<'a> Fleet<'a> {
             observed,
             now: observed.now_ms,
             members,
-            places,
-            tallies: desired.functions.keys().map(|name| (name.as_str(), Tally::default())).collect(),
+            hosts,
+            function_counts: desired.functions.keys().map(|name| (name.as_str(), FunctionCounts::default())).collect(),
             on_host: BTreeMap::new(),
             replacing: None,
             plan: Plan { memory: memory.clone(), ..Plan::default() },
@@ -192,69 +193,70 @@ impl<'a> Fleet<'a> {
             let host = member.worker.host.as_str();
             let is_replaced = member.is_replaced();
             let mut slots = self.desired.functions_per_worker.saturating_sub(member.foreign);
-            for (name, standing) in &mut member.ours {
+            for (name, assignment) in &mut member.ours {
                 let Some(function) = self.desired.functions.get(*name) else { continue };
-                *standing = if is_replaced {
-                    Standing::Moves(Reason::Replaced)
+                *assignment = if is_replaced {
+                    AssignmentState::Moves(Reason::Replaced)
                 } else if !function.is_for(host) {
-                    Standing::Moves(Reason::Host)
+                    AssignmentState::Moves(Reason::Host)
                 } else if slots == 0 {
-                    Standing::Moves(Reason::Functions)
+                    AssignmentState::Moves(Reason::Functions)
                 } else {
                     slots -= 1;
-                    Standing::Counts
+                    AssignmentState::Counts
                 };
             }
             if !member.stays() {
                 // A job that still runs on an exiting worker counts as busy: it is load that other workers
                 // will have to take over.
                 for name in member.worker.running.iter().filter(|_| !member.is_forgotten) {
-                    if let Some(tally) = self.tallies.get_mut(name.as_str()) {
-                        tally.busy += 1;
+                    if let Some(counts) = self.function_counts.get_mut(name.as_str()) {
+                        counts.busy += 1;
                     }
                 }
                 continue;
             }
-            for (name, standing) in &member.ours {
-                let Some(tally) = self.tallies.get_mut(name) else { continue };
-                tally.present += 1;
-                tally.busy += usize::from(member.worker.running.contains(*name));
-                tally.occupied += usize::from(!member.worker.running.is_empty());
-                if *standing == Standing::Counts {
-                    tally.counted += 1;
-                    tally.sure += usize::from(member.answers());
+            for (name, assignment) in &member.ours {
+                let Some(counts) = self.function_counts.get_mut(name) else { continue };
+                counts.present += 1;
+                counts.busy += usize::from(member.worker.running.contains(*name));
+                counts.occupied += usize::from(!member.worker.running.is_empty());
+                if *assignment == AssignmentState::Counts {
+                    counts.counted += 1;
+                    counts.sure += usize::from(member.answers());
                     *self.on_host.entry((name, host)).or_default() += 1;
                 }
             }
-            if let Some(place) = self.places.get_mut(host) {
-                place.load += member.slots;
+            if let Some(host_state) = self.hosts.get_mut(host) {
+                host_state.load += member.slots;
             }
         }
-        let crowded: Vec<&str> = self.places.keys().copied().filter(|host| self.crowd(host) > 0).collect();
+        let crowded: Vec<&str> = self.hosts.keys().copied().filter(|host| self.crowd(host) > 0).collect();
         for host in crowded {
-            if let Some(place) = self.places.get_mut(host) {
-                place.is_crowded = true;
+            if let Some(host_state) = self.hosts.get_mut(host) {
+                host_state.is_crowded = true;
             }
         }
-        self.plan.counted = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.counted)).collect();
+        self.plan.counted =
+            self.function_counts.iter().map(|(name, counts)| ((*name).to_owned(), counts.counted)).collect();
     }
 
     /// Number of workers above the host's limit, without those that leave.
     pub(super) fn crowd(&self, host: &str) -> usize {
-        let workers = self.places.get(host).map_or(&[][..], |place| &place.workers);
+        let workers = self.hosts.get(host).map_or(&[][..], |host_state| &host_state.workers);
         let stay = workers.iter().filter(|id| self.members.get(**id).is_some_and(Member::stays)).count();
         stay.saturating_sub(self.limit(host))
     }
 
     /// Maximum number of workers on a host, including the surge during replacement.
     pub(super) fn limit(&self, host: &str) -> usize {
-        let surge = if self.replacing == Some(host) { self.desired.roll_parallel.max(1) } else { 0 };
+        let surge = if self.replacing == Some(host) { self.desired.max_surge_per_host.max(1) } else { 0 };
         self.desired.max_workers(host).saturating_add(surge)
     }
 
     /// Counts of a function.
-    pub(super) fn tally(&self, function: &str) -> Tally {
-        self.tallies.get(function).copied().unwrap_or_default()
+    pub(super) fn counts(&self, function: &str) -> FunctionCounts {
+        self.function_counts.get(function).copied().unwrap_or_default()
     }
 
     /// Number of counting workers of a function on a host.
@@ -264,13 +266,13 @@ impl<'a> Fleet<'a> {
 
     /// Number of functions of all workers of a host.
     pub(super) fn load(&self, host: &str) -> usize {
-        self.places.get(host).map_or(0, |place| place.load)
+        self.hosts.get(host).map_or(0, |host_state| host_state.load)
     }
 
     /// Lets a worker keep a function until another one runs it.
     pub(super) fn move_away(&mut self, id: &'a WorkerId, function: &'a str, reason: Reason) {
         let Some(member) = self.members.get_mut(id) else { return };
-        if member.ours.insert(function, Standing::Moves(reason)) == Some(Standing::Counts) {
+        if member.ours.insert(function, AssignmentState::Moves(reason)) == Some(AssignmentState::Counts) {
             let (host, answers) = (member.worker.host.as_str(), member.worker.silent_ms == 0);
             self.count_out(function, host, answers);
         }
@@ -278,11 +280,11 @@ impl<'a> Fleet<'a> {
 
     /// Removes a worker from the counts of a function.
     fn count_out(&mut self, function: &'a str, host: &'a str, answers: bool) {
-        if let Some(tally) = self.tallies.get_mut(function) {
-            tally.counted -= 1;
-            tally.sure -= usize::from(answers);
+        if let Some(counts) = self.function_counts.get_mut(function) {
+            counts.counted -= 1;
+            counts.sure -= usize::from(answers);
         }
-        let load = self.places.get_mut(host).map(|place| &mut place.load);
+        let load = self.hosts.get_mut(host).map(|host_state| &mut host_state.load);
         for number in self.on_host.get_mut(&(function, host)).into_iter().chain(load) {
             *number -= 1;
         }
@@ -318,22 +320,24 @@ impl<'a> Fleet<'a> {
         let Some(host) = self.members.get(id).map(|member| member.worker.host.as_str()) else { return true };
         self.tell_kinds(host);
         let kind = self.members.get(id).and_then(|member| member.kind);
-        let left = kind.and_then(|kind| self.places.get(host)?.kinds.get(kind).copied()).unwrap_or(0);
+        let left = kind.and_then(|kind| self.hosts.get(host)?.kinds.get(kind).copied()).unwrap_or(0);
         left <= 1
     }
 
     /// Determines the kinds of a host's workers, once.
     fn tell_kinds(&mut self, host: &str) {
-        let Some(place) = self.places.get_mut(host).filter(|place| place.kinds.is_empty()) else { return };
+        let Some(host_state) = self.hosts.get_mut(host).filter(|host_state| host_state.kinds.is_empty()) else {
+            return;
+        };
         let mut kinds: BTreeMap<(&str, Vec<&str>), usize> = BTreeMap::new();
-        for id in &place.workers {
+        for id in &host_state.workers {
             let Some(member) = self.members.get_mut(id) else { continue };
             let functions = member.worker.in_use.union(&member.worker.not_in_use).map(String::as_str).collect();
             let new = kinds.len();
             let kind = *kinds.entry((&member.worker.language, functions)).or_insert(new);
             member.kind = Some(kind);
-            place.kinds.resize(kinds.len(), 0);
-            place.kinds[kind] += usize::from(member.answers());
+            host_state.kinds.resize(kinds.len(), 0);
+            host_state.kinds[kind] += usize::from(member.answers());
         }
     }
 
@@ -345,13 +349,13 @@ impl<'a> Fleet<'a> {
     pub(super) fn register(&mut self, id: &'a WorkerId, function: &'a str, why: String) {
         let Some(member) = self.members.get_mut(id) else { return };
         member.slots += 1;
-        member.ours.insert(function, Standing::Hoped);
+        member.ours.insert(function, AssignmentState::Hoped);
         *self.on_host.entry((function, &member.worker.host)).or_default() += 1;
-        if let Some(place) = self.places.get_mut(member.worker.host.as_str()) {
-            place.load += 1;
+        if let Some(host_state) = self.hosts.get_mut(member.worker.host.as_str()) {
+            host_state.load += 1;
         }
-        if let Some(tally) = self.tallies.get_mut(function) {
-            tally.counted += 1;
+        if let Some(counts) = self.function_counts.get_mut(function) {
+            counts.counted += 1;
         }
         self.say(Action::Register { worker: id.clone(), function: function.to_owned() }, why);
     }
@@ -359,7 +363,7 @@ impl<'a> Fleet<'a> {
     /// Unregisters a function from a worker.
     pub(super) fn unregister(&mut self, id: &'a WorkerId, function: &'a str, why: String) {
         let Some(member) = self.members.get_mut(id) else { return };
-        if member.ours.insert(function, Standing::Dropped) == Some(Standing::Counts) {
+        if member.ours.insert(function, AssignmentState::Dropped) == Some(AssignmentState::Counts) {
             let (host, answers) = (member.worker.host.as_str(), member.worker.silent_ms == 0);
             self.count_out(function, host, answers);
         }
@@ -371,7 +375,7 @@ impl<'a> Fleet<'a> {
         let Some(member) = self.members.get_mut(id) else { return };
         let kind = if member.answers() { member.kind } else { None };
         member.is_leaving = true;
-        let kinds = self.places.get_mut(member.worker.host.as_str()).map(|place| &mut place.kinds);
+        let kinds = self.hosts.get_mut(member.worker.host.as_str()).map(|host_state| &mut host_state.kinds);
         if let Some(left) = kind.and_then(|kind| kinds?.get_mut(kind)) {
             *left -= 1;
         }
@@ -385,7 +389,8 @@ impl<'a> Fleet<'a> {
 
     /// Creates the plan.
     pub(super) fn into_plan(mut self) -> Plan {
-        self.plan.targets = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.target)).collect();
+        self.plan.targets =
+            self.function_counts.iter().map(|(name, counts)| ((*name).to_owned(), counts.target)).collect();
         let is_outdated = |(id, member): &(&&WorkerId, &Member<'_>)| {
             !member.is_forgotten
                 && (member.is_outdated() || member.is_leaving && rolling::is_leftover(&self, id, member))

@@ -2,7 +2,7 @@
 //! and on each host a few at a time. None exits before others run its functions.
 
 use super::super::contract::WorkerId;
-use super::fleet::{Fleet, Member, Replacement, Standing};
+use super::fleet::{AssignmentState, Fleet, Member, Replacement};
 use super::starts;
 
 /// Finds the workers to be replaced, and selects those that are replaced now.
@@ -25,7 +25,7 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
     let mut chosen: Vec<&WorkerId> = outdated.iter().filter(on_host).copied().collect();
     // Workers without functions come first: they take up room and cost nothing.
     chosen.sort_by_key(|id| fleet.members.get(id).is_some_and(|member| !member.ours.is_empty()));
-    for id in chosen.into_iter().take(fleet.desired.roll_parallel.max(1)) {
+    for id in chosen.into_iter().take(fleet.desired.max_surge_per_host.max(1)) {
         if let Some(member) = fleet.members.get_mut(id) {
             member.replacement = Replacement::Now;
         }
@@ -51,11 +51,13 @@ pub(super) fn has_successor(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> boo
 /// Whether a worker that is being replaced is no longer needed for a function: enough others run it, or its
 /// successor does.
 fn is_done(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
-    let tally = fleet.tally(name);
+    let counts = fleet.counts(name);
     let successor = fleet.plan.memory.successors.get(id).and_then(|functions| functions.get(name));
     let successor = successor.and_then(|successor| fleet.members.get(successor));
-    tally.sure >= tally.target
-        || successor.and_then(|member| member.ours.get(name)).is_some_and(|standing| *standing != Standing::Hoped)
+    counts.sure >= counts.target
+        || successor
+            .and_then(|member| member.ours.get(name))
+            .is_some_and(|assignment| *assignment != AssignmentState::Hoped)
 }
 
 /// Whether no successor can be started for a worker: its host is full, the surge included, and nothing there
@@ -63,12 +65,13 @@ fn is_done(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
 /// replacement. The host is above its limit anyway, so the worker exits.
 fn is_stuck(fleet: &Fleet<'_>, member: &Member<'_>) -> bool {
     let host = member.worker.host.as_str();
-    let Some(place) = fleet.places.get(host) else { return false };
-    let mut members = place.workers.iter().filter_map(|id| fleet.members.get(id)).filter(|other| !other.is_forgotten);
-    let is_told = |other: &Member<'_>| other.ours.values().any(|standing| *standing == Standing::Hoped);
+    let Some(host_state) = fleet.hosts.get(host) else { return false };
+    let mut members =
+        host_state.workers.iter().filter_map(|id| fleet.members.get(id)).filter(|other| !other.is_forgotten);
+    let is_told = |other: &Member<'_>| other.ours.values().any(|assignment| *assignment == AssignmentState::Hoped);
     starts::is_full(fleet, host, true)
         && !starts::is_awaiting(fleet, host)
-        && members.all(|other| other.answers() && !other.is_spare() && !is_told(other))
+        && members.all(|other| other.answers() && !other.is_idle() && !is_told(other))
 }
 
 /// Whether a worker is to be replaced. A worker whose functions are all outside the desired state is left
@@ -106,7 +109,7 @@ fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
     let begun = fleet.plan.memory.replacing.as_deref().filter(|_| !outdated.is_empty());
     // A worker that is still to appear there is part of the work on this host.
     let awaiting = begun.filter(|begun| starts::is_awaiting(fleet, begun));
-    if let Some((host, _)) = awaiting.and_then(|begun| fleet.places.get_key_value(begun)) {
+    if let Some((host, _)) = awaiting.and_then(|begun| fleet.hosts.get_key_value(begun)) {
         return Some(host);
     }
     begun.and_then(|begun| hosts.clone().find(|host| *host == begun)).or_else(|| hosts.min())
@@ -139,7 +142,7 @@ pub(super) fn finish(fleet: &mut Fleet<'_>) {
 /// that belong to the fleet.
 fn is_dispensable(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
     let Some(member) = fleet.members.get(id).filter(|member| is_stuck(fleet, member)) else { return false };
-    let workers = fleet.places.get(member.worker.host.as_str()).map_or(&[][..], |place| &place.workers).iter();
+    let workers = fleet.hosts.get(member.worker.host.as_str()).map_or(&[][..], |host_state| &host_state.workers).iter();
     let others: Vec<&Member<'_>> =
         workers.filter(|other| **other != id).filter_map(|other| fleet.members.get(other)).collect();
     let mut names = fleet.desired.functions.keys().filter(|name| member.could_do(name));
@@ -160,7 +163,7 @@ fn start_another(fleet: &mut Fleet<'_>, id: &WorkerId, why: String) {
 /// Reason for the replacement.
 fn why(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> String {
     let version = &member.worker.version;
-    let wrong = member.ours.iter().filter(|(_, standing)| **standing != Standing::Dropped);
+    let wrong = member.ours.iter().filter(|(_, assignment)| **assignment != AssignmentState::Dropped);
     let wrong = wrong.map(|(name, _)| *name).find(|name| !fleet.is_right(version, name));
     let wanted = match wrong {
         Some(name) => fleet.version_for(name),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use gearmand::fleet::WorkerId;
-use gearmand::fleet::decide::{Action, Memory, Observed, Queue, Worker, decide};
 use gearmand::fleet::desired::{Desired, Function, Host};
+use gearmand::fleet::reconcile::{Action, Memory, Observed, Queue, Worker, reconcile};
 use proptest::collection::{btree_map, btree_set};
 use proptest::prelude::*;
 
@@ -27,12 +27,14 @@ fn time() -> impl Strategy<Value = Duration> {
 
 prop_compose! {
     fn function()(
-        min in number(), max in proptest::option::of(number()), step in number(), cool_down in time(),
+        min in number(), max in proptest::option::of(number()), scale_up_step in number(), scale_up_cooldown in time(),
         hosts in proptest::option::of(proptest::collection::vec("[a-c*]{0,3}", 0..3)),
         scale_up_queue in proptest::option::of(big()), scale_up_age in proptest::option::of(time()),
-        idle in proptest::option::of(time()), version in proptest::option::of(name()),
+        scale_down_after in proptest::option::of(time()), version in proptest::option::of(name()),
     ) -> Function {
-        Function { min, max, hosts, scale_up_queue, scale_up_age, step, idle, cool_down, version }
+        Function {
+            min, max, hosts, scale_up_queue, scale_up_age, scale_up_step, scale_down_after, scale_up_cooldown, version,
+        }
     }
 }
 
@@ -42,12 +44,12 @@ prop_compose! {
         stopped_hosts in btree_set(name(), 0..2), limits in btree_map(name(), proptest::option::of(number()), 0..2),
         functions in btree_map(name(), function(), 0..5),
     ) -> Desired {
-        let [forget_after, start_timeout, idle] = times;
-        let [functions_per_worker, max_workers_per_host, spares_per_host, roll_parallel] = numbers;
+        let [unresponsive_timeout, start_timeout, scale_down_after] = times;
+        let [functions_per_worker, max_workers_per_host, idle_workers_per_host, max_surge_per_host] = numbers;
         let hosts = limits.into_iter().map(|(name, max_workers)| (name, Host { max_workers })).collect();
         Desired {
-            forget_after, start_timeout, idle, functions_per_worker, max_workers_per_host, spares_per_host,
-            roll_parallel, version, stopped_hosts, hosts, functions, ..Desired::default()
+            unresponsive_timeout, start_timeout, scale_down_after, functions_per_worker, max_workers_per_host,
+            idle_workers_per_host, max_surge_per_host, version, stopped_hosts, hosts, functions, ..Desired::default()
         }
     }
 }
@@ -85,8 +87,8 @@ proptest! {
         // What was remembered under one of them goes into the next, and all workers are to be replaced at some time.
         let mut memory = Memory::default();
         for (desired, observed) in &states {
-            let plan = decide(desired, observed, &memory);
-            prop_assert_eq!(&plan, &decide(desired, observed, &memory));
+            let plan = reconcile(desired, observed, &memory);
+            prop_assert_eq!(&plan, &reconcile(desired, observed, &memory));
             let starts = plan.decisions.iter().filter(|d| matches!(d.action, Action::Start { .. })).count();
             let hosts: BTreeSet<&String> = observed.workers.values().map(|worker| &worker.host).collect();
             prop_assert!(starts <= 64 * hosts.len(), "{} starts", starts);
@@ -126,7 +128,7 @@ fn large(workers: usize, functions: usize, hosts: usize) -> (Desired, Observed) 
 fn shortest(desired: &Desired, observed: &Observed, memory: &Memory) -> Duration {
     let run = |_| {
         let start = Instant::now();
-        std::hint::black_box(decide(desired, observed, memory));
+        std::hint::black_box(reconcile(desired, observed, memory));
         start.elapsed()
     };
     (0..5).map(run).min().unwrap()
@@ -138,7 +140,7 @@ fn a_thousand_workers_are_decided_about_in_no_time() {
         let (mut desired, mut observed) = large(1_000, 100, hosts);
         let mut taken = BTreeMap::new();
         taken.insert("first", shortest(&desired, &observed, &Memory::default()));
-        let plan = decide(&desired, &observed, &Memory::default());
+        let plan = reconcile(&desired, &observed, &Memory::default());
         assert_eq!(plan.decisions.len(), 1_000, "all are given something to do");
         for decision in &plan.decisions {
             let Action::Register { worker, function } = &decision.action else { panic!("{decision:?}") };
@@ -159,7 +161,7 @@ fn a_thousand_workers_are_decided_about_in_no_time() {
             worker.not_in_use.extend(in_use);
         }
         desired.functions.values_mut().for_each(|function| function.hosts = Some(vec!["elsewhere".to_owned()]));
-        let idle = Memory { spare_since: observed.workers.keys().map(|id| (id.clone(), 0)).collect(), ..plan.memory };
+        let idle = Memory { idle_since: observed.workers.keys().map(|id| (id.clone(), 0)).collect(), ..plan.memory };
         taken.insert("leaving", shortest(&desired, &observed, &idle));
         println!("{hosts} hosts: {taken:?}");
         assert!(taken.values().all(|time| *time < Duration::from_millis(500)), "{hosts} hosts: {taken:?}");

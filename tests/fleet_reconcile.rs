@@ -1,21 +1,21 @@
 //! Properties of the fleet's decision, in a model of a fleet that obeys it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
-#[path = "fleet_decision/check.rs"]
+#[path = "fleet_reconcile/check.rs"]
 mod check;
-#[path = "fleet_decision/examples.rs"]
+#[path = "fleet_reconcile/examples.rs"]
 mod examples;
-#[path = "fleet_decision/hostile.rs"]
+#[path = "fleet_reconcile/hostile.rs"]
 mod hostile;
-#[path = "fleet_decision/random.rs"]
+#[path = "fleet_reconcile/random.rs"]
 mod random;
-#[path = "fleet_decision/world.rs"]
+#[path = "fleet_reconcile/world.rs"]
 mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gearmand::fleet::decide::{Action, Memory};
+use gearmand::fleet::reconcile::{Action, Memory};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use world::{Faults, TICK_MS, World};
@@ -153,14 +153,14 @@ proptest! {
     }
 
     #[test]
-    fn a_load_that_comes_and_goes_faster_than_idle_moves_nothing(seed: u64) {
+    fn a_load_that_comes_and_goes_faster_than_scale_down_moves_nothing(seed: u64) {
         let mut world = World::new(seed);
         let names: Vec<String> = world.desired.functions.keys().cloned().collect();
         world.desired.functions_per_worker = 1;
         for function in world.desired.functions.values_mut() {
-            function.idle = None;
+            function.scale_down_after = None;
         }
-        world.desired.idle = Duration::from_mins(1);
+        world.desired.scale_down_after = Duration::from_mins(1);
         let high: Vec<usize> = names.iter().map(|_| world.random.within(1, 6)).collect();
         let swing = |world: &mut World, tick: usize| {
             let is_high = tick % 8 < 4;
@@ -188,8 +188,8 @@ proptest! {
         let before = world.now_ms;
         loop {
             let plan = world.tick();
-            let shortest = world.desired.functions.values().filter_map(|function| function.idle);
-            let shortest = shortest.chain([world.desired.idle]).min().unwrap();
+            let shortest = world.desired.functions.values().filter_map(|function| function.scale_down_after);
+            let shortest = shortest.chain([world.desired.scale_down_after]).min().unwrap();
             if u128::from(world.now_ms - before - TICK_MS) >= shortest.as_millis() {
                 break;
             }
@@ -264,7 +264,7 @@ proptest! {
         }
         // In an hour: at first as many as there is room for, then one after each pause.
         let hosts = world.sites.len();
-        let room = (world.desired.max_workers_per_host + world.desired.roll_parallel) * hosts;
+        let room = (world.desired.max_workers_per_host + world.desired.max_surge_per_host) * hosts;
         prop_assert!(starts <= room + 12 * hosts, "{starts} starts\n{}", world.story());
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gearmand::fleet::WorkerId;
-use gearmand::fleet::decide::{Action, Observed, Plan, Worker};
 use gearmand::fleet::desired::Desired;
+use gearmand::fleet::reconcile::{Action, Observed, Plan, Worker};
 
 use super::world::World;
 
@@ -28,7 +28,7 @@ fn answers(desired: &Desired, worker: &Worker) -> bool {
 }
 
 fn forgotten(desired: &Desired, worker: &Worker) -> bool {
-    u128::from(worker.silent_ms) > desired.forget_after.as_millis()
+    u128::from(worker.silent_ms) > desired.unresponsive_timeout.as_millis()
 }
 
 fn exits(plan: &Plan) -> BTreeSet<&WorkerId> {
@@ -93,7 +93,7 @@ fn starts_keep_limits(world: &World, observed: &Observed, plan: &Plan) {
         // A monitor that was started anew does not know of those that are on their way, and one that comes from elsewhere is
         // taken for one of them.
         let to_come = world.to_come.iter().filter(|(_, on, _)| on == host && world.is_faultless).count();
-        let most = world.desired.max_workers(host) + world.desired.roll_parallel;
+        let most = world.desired.max_workers(host) + world.desired.max_surge_per_host;
         assert!(there + to_come + started <= most, "{there} + {to_come} + {started} on {host}\n{}", world.story());
         let is_rolling = plan.memory.replacing.as_deref() == Some(host);
         let most = world.desired.max_workers(host);
@@ -159,7 +159,7 @@ fn no_more_are_added_than_wanted(world: &World, observed: &Observed, plan: &Plan
         let is_removed = |action: &Action| matches!(action, Action::Unregister { function, .. } if function == name);
         let removed = plan.decisions.iter().filter(|decision| is_removed(&decision.action)).count();
         let there = observed.workers.values().filter(does).count().saturating_sub(removed);
-        let most = target + world.desired.roll_parallel;
+        let most = target + world.desired.max_surge_per_host;
         let is_rolling = plan.memory.replacing.is_some();
         let crowded = observed.workers.len() > world.desired.max_workers_per_host;
         let most = if is_rolling { most } else { *target };
@@ -170,16 +170,17 @@ fn no_more_are_added_than_wanted(world: &World, observed: &Observed, plan: &Plan
     }
 }
 
-/// What was added is not taken away before `idle` has passed.
+/// What was added is not taken away before `scale_down_after` has passed.
 fn growth_lasts(world: &World, observed: &Observed, plan: &Plan) {
     for decision in &plan.decisions {
         let Action::Unregister { function, .. } = &decision.action else { continue };
         // Functions that move, or make place for others, are no surplus.
         let is_surplus = decision.why.contains(&format!(" for {function} wanted"));
         let Some(grown) = world.grown.get(function).filter(|_| is_surplus && world.is_faultless) else { continue };
-        let idle = world.desired.functions[function].idle.unwrap_or(world.desired.idle);
+        let scale_down_after =
+            world.desired.functions[function].scale_down_after.unwrap_or(world.desired.scale_down_after);
         let since = u128::from(observed.now_ms - grown);
-        assert!(since >= idle.as_millis(), "{decision:?} {since} ms after it grew\n{}", world.story());
+        assert!(since >= scale_down_after.as_millis(), "{decision:?} {since} ms after it grew\n{}", world.story());
     }
 }
 

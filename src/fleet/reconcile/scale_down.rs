@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::contract::WorkerId;
-use super::fleet::{Fleet, Member, Reason, Standing};
+use super::fleet::{AssignmentState, Fleet, Member, Reason};
 use super::{many, millis, refusals, seconds};
 
 /// Lets all workers of stopped hosts exit. They no longer count for any function.
@@ -26,10 +26,10 @@ pub(super) fn stop_hosts(fleet: &mut Fleet<'_>) {
 pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
     let mut dropped = Vec::new();
     for (id, member) in fleet.members.iter().filter(|(_, member)| member.answers() && !member.is_replaced()) {
-        for (name, standing) in &member.ours {
-            let Standing::Moves(reason) = standing else { continue };
-            let tally = fleet.tally(name);
-            if tally.sure >= tally.target {
+        for (name, assignment) in &member.ours {
+            let AssignmentState::Moves(reason) = assignment else { continue };
+            let counts = fleet.counts(name);
+            if counts.sure >= counts.target {
                 dropped.push((*id, *name, *reason, member.worker.host.as_str()));
             }
         }
@@ -48,10 +48,10 @@ pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
 
 /// Drops functions from workers above the target.
 pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
-    let names: Vec<&str> = fleet.tallies.keys().copied().collect();
+    let names: Vec<&str> = fleet.function_counts.keys().copied().collect();
     for name in names {
-        let tally = fleet.tally(name);
-        let surplus = tally.sure.saturating_sub(tally.target);
+        let counts = fleet.counts(name);
+        let surplus = counts.sure.saturating_sub(counts.target);
         if surplus == 0 {
             continue;
         }
@@ -59,7 +59,7 @@ pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
         // most workers of the function.
         let mut hosts: BTreeMap<&str, Vec<(bool, bool, &WorkerId)>> = BTreeMap::new();
         for (id, member) in &fleet.members {
-            if member.answers() && member.ours.get(name) == Some(&Standing::Counts) {
+            if member.answers() && member.ours.get(name) == Some(&AssignmentState::Counts) {
                 let is_idle = !member.worker.running.contains(name);
                 let of_host = hosts.entry(&member.worker.host).or_default();
                 of_host.push((!fleet.is_right(&member.worker.version, name), is_idle, id));
@@ -71,7 +71,7 @@ pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
             next.extend(last_of(fleet, host, workers));
         }
         let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
-        let why = format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.sure);
+        let why = format!("{} for {name} wanted, {} there: {why}", many(counts.target as u64, "worker"), counts.sure);
         for _ in 0..surplus {
             let Some((.., id, host)) = next.pop_last() else { break };
             fleet.unregister(id, name, why.clone());
@@ -89,44 +89,44 @@ type Candidate<'a> = (bool, bool, bool, usize, &'a WorkerId, &'a str);
 /// The next candidate of a host.
 fn last_of<'a>(fleet: &Fleet<'a>, host: &'a str, workers: &[(bool, bool, &'a WorkerId)]) -> Option<Candidate<'a>> {
     let (is_wrong, is_idle, id) = workers.last()?;
-    let is_crowded = fleet.places.get(host).is_some_and(|place| place.is_crowded);
+    let is_crowded = fleet.hosts.get(host).is_some_and(|host_state| host_state.is_crowded);
     Some((*is_wrong, is_crowded, *is_idle, workers.len(), *id, host))
 }
 
 /// Records which workers are idle, and since when.
-pub(super) fn note_spares(fleet: &mut Fleet<'_>) {
-    let before = std::mem::take(&mut fleet.plan.memory.spare_since);
-    let is_spare = |member: &Member<'_>| member.is_spare() && !member.is_replaced();
-    for (id, _) in fleet.members.iter().filter(|(_, member)| is_spare(member)) {
+pub(super) fn note_idle_workers(fleet: &mut Fleet<'_>) {
+    let before = std::mem::take(&mut fleet.plan.memory.idle_since);
+    let is_idle = |member: &Member<'_>| member.is_idle() && !member.is_replaced();
+    for (id, _) in fleet.members.iter().filter(|(_, member)| is_idle(member)) {
         let since = before.get(*id).copied().unwrap_or(fleet.now);
-        fleet.plan.memory.spare_since.insert((*id).clone(), since);
+        fleet.plan.memory.idle_since.insert((*id).clone(), since);
     }
 }
 
 /// Lets workers exit that have been idle for long, or that are above their host's limit.
-pub(super) fn let_spares_go(fleet: &mut Fleet<'_>) {
-    note_spares(fleet);
+pub(super) fn stop_idle_workers(fleet: &mut Fleet<'_>) {
+    note_idle_workers(fleet);
     let now = fleet.now;
-    let idle = millis(fleet.desired.idle);
+    let scale_down_after = millis(fleet.desired.scale_down_after);
     let mut hosts: BTreeMap<&str, Vec<(bool, &WorkerId, u64)>> = BTreeMap::new();
     for (id, member) in &fleet.members {
-        let Some(since) = fleet.plan.memory.spare_since.get(*id).copied() else { continue };
+        let Some(since) = fleet.plan.memory.idle_since.get(*id).copied() else { continue };
         hosts.entry(&member.worker.host).or_default().push((member.is_outdated(), id, now.saturating_sub(since)));
     }
-    for (host, mut spares) in hosts {
+    for (host, mut idle_workers) in hosts {
         let mut crowd = fleet.crowd(host);
-        let mut left = spares.len();
-        spares.sort_unstable();
-        for (_, id, spare_for) in spares.into_iter().rev() {
-            let may_go = spare_for >= idle && !refusals::has_refused(fleet, id);
-            let is_too_many = left > fleet.desired.spares_per_host && may_go;
+        let mut left = idle_workers.len();
+        idle_workers.sort_unstable();
+        for (_, id, idle_for) in idle_workers.into_iter().rev() {
+            let may_go = idle_for >= scale_down_after && !refusals::has_refused(fleet, id);
+            let is_too_many = left > fleet.desired.idle_workers_per_host && may_go;
             if crowd == 0 && !is_too_many || fleet.is_last_of_kind(id) {
                 continue;
             }
             let why = if crowd > 0 {
                 format!("{host} has more than {}", many(fleet.desired.max_workers(host) as u64, "worker"))
             } else {
-                format!("no function in use for {}", seconds(spare_for))
+                format!("no function in use for {}", seconds(idle_for))
             };
             crowd = crowd.saturating_sub(1);
             left -= 1;

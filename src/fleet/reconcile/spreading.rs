@@ -6,8 +6,8 @@
 //! more equal. So the moves terminate.
 
 use super::super::contract::WorkerId;
-use super::filling::{self, Free};
-use super::fleet::{Fleet, Reason, Standing};
+use super::fleet::{AssignmentState, Fleet, Reason};
+use super::placement::{self, Free};
 use super::{refusals, starts};
 
 /// Chooses the worker that moves.
@@ -27,12 +27,12 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
 fn begun<'a>(fleet: &Fleet<'a>, name: &str, id: &WorkerId) -> Option<(&'a str, &'a WorkerId)> {
     let (name, _) = fleet.desired.functions.get_key_value(name)?;
     let (id, member) = fleet.members.get_key_value(id)?;
-    if !member.answers() || member.ours.get(name.as_str()) != Some(&Standing::Counts) {
+    if !member.answers() || member.ours.get(name.as_str()) != Some(&AssignmentState::Counts) {
         return None;
     }
     let from = member.worker.host.as_str();
-    let has_come = || fleet.tally(name).sure > fleet.tally(name).target;
-    let can_come = || targets(fleet, &filling::free(fleet), name).iter().any(|to| is_better(fleet, name, from, to));
+    let has_come = || fleet.counts(name).sure > fleet.counts(name).target;
+    let can_come = || targets(fleet, &placement::free(fleet), name).iter().any(|to| is_better(fleet, name, from, to));
     (has_come() || can_come()).then_some((name, *id))
 }
 
@@ -41,18 +41,18 @@ fn next<'a>(fleet: &Fleet<'a>) -> Option<(&'a str, &'a WorkerId)> {
     if fleet.plan.memory.hosts.values().any(|memory| !memory.pending.is_empty()) {
         return None;
     }
-    let least = fleet.places.values().map(|place| place.load).min().unwrap_or(0);
+    let least = fleet.hosts.values().map(|host_state| host_state.load).min().unwrap_or(0);
     let uneven: Vec<&str> =
         fleet.desired.functions.keys().map(String::as_str).filter(|name| is_uneven(fleet, least, name)).collect();
     if uneven.is_empty() {
         return None;
     }
-    let free = filling::free(fleet);
+    let free = placement::free(fleet);
     uneven.into_iter().find_map(|name| {
         let load = |host: &str| (fleet.on(name, host), fleet.load(host));
         let to = targets(fleet, &free, name).into_iter().min_by_key(|host| load(host))?;
         let mut sources: Vec<&str> =
-            fleet.places.keys().copied().filter(|from| is_better(fleet, name, from, to)).collect();
+            fleet.hosts.keys().copied().filter(|from| is_better(fleet, name, from, to)).collect();
         sources.sort_by_key(|host| std::cmp::Reverse(load(host)));
         sources.into_iter().find_map(|from| Some((name, mover(fleet, name, from)?)))
     })
@@ -61,8 +61,8 @@ fn next<'a>(fleet: &Fleet<'a>) -> Option<(&'a str, &'a WorkerId)> {
 /// Whether a function has reached its target, and moving one of its workers would balance its hosts better.
 /// `least` is the lowest load of all hosts.
 fn is_uneven<'a>(fleet: &Fleet<'a>, least: usize, name: &'a str) -> bool {
-    let tally = fleet.tally(name);
-    if (tally.sure, tally.counted) != (tally.target, tally.target) {
+    let counts = fleet.counts(name);
+    if (counts.sure, counts.counted) != (counts.target, counts.target) {
         return false;
     }
     let of_function = fleet.on_host.range((name, "")..).take_while(|((other, _), _)| *other == name);
@@ -78,10 +78,10 @@ fn is_uneven<'a>(fleet: &Fleet<'a>, least: usize, name: &'a str) -> bool {
 
 /// The worker that gives up the function on a host, preferably an idle one.
 fn mover<'a>(fleet: &Fleet<'a>, name: &str, host: &str) -> Option<&'a WorkerId> {
-    let workers = fleet.places.get(host)?.workers.iter().copied();
+    let workers = fleet.hosts.get(host)?.workers.iter().copied();
     let does = |id: &&WorkerId| {
         fleet.members.get(*id).is_some_and(|member| {
-            member.answers() && !member.is_outdated() && member.ours.get(name) == Some(&Standing::Counts)
+            member.answers() && !member.is_outdated() && member.ours.get(name) == Some(&AssignmentState::Counts)
         })
     };
     let is_busy = |id: &&WorkerId| fleet.members.get(*id).is_some_and(|member| !member.worker.running.is_empty());
@@ -92,8 +92,8 @@ fn mover<'a>(fleet: &Fleet<'a>, name: &str, host: &str) -> Option<&'a WorkerId> 
 fn open<'f, 'a>(fleet: &'f Fleet<'a>, name: &str) -> impl Iterator<Item = &'a str> + use<'f, 'a> {
     let function = fleet.desired.functions.get(name);
     let is_allowed = move |host: &str| function.is_some_and(|function| function.is_for(host));
-    let places = fleet.places.iter().filter(|(_, place)| !place.is_crowded).map(|(host, _)| *host);
-    places.filter(move |host| is_allowed(host) && !fleet.desired.stopped_hosts.contains(*host))
+    let hosts = fleet.hosts.iter().filter(|(_, host_state)| !host_state.is_crowded).map(|(host, _)| *host);
+    hosts.filter(move |host| is_allowed(host) && !fleet.desired.stopped_hosts.contains(*host))
 }
 
 /// The hosts where one more worker can run a function now: an available one, otherwise one that is awaited or
@@ -103,16 +103,20 @@ fn targets<'a>(fleet: &Fleet<'a>, free: &Free<'a>, name: &str) -> Vec<&'a str> {
     if !awaited.is_empty() {
         return awaited;
     }
-    let lacking: Vec<&str> =
-        fleet.tallies.iter().filter(|(_, tally)| tally.counted < tally.target).map(|(name, _)| *name).collect();
+    let lacking: Vec<&str> = fleet
+        .function_counts
+        .iter()
+        .filter(|(_, counts)| counts.counted < counts.target)
+        .map(|(name, _)| *name)
+        .collect();
     let can_take = |host: &str| {
         let workers = free.get(host).into_iter().flatten();
-        workers.map(|(_, id)| *id).filter(|id| filling::can_take(fleet, id, name)).collect::<Vec<_>>()
+        workers.map(|(_, id)| *id).filter(|id| placement::can_take(fleet, id, name)).collect::<Vec<_>>()
     };
     let is_for = |other: &str, host: &str| fleet.desired.functions.get(other).is_some_and(|other| other.is_for(host));
     let is_lacked = |host: &str, id: &WorkerId| {
         let mut others = lacking.iter().filter(|other| **other != name && is_for(other, host));
-        others.any(|other| filling::can_take(fleet, id, other))
+        others.any(|other| placement::can_take(fleet, id, other))
     };
     let with_free: Vec<(&str, Vec<&WorkerId>)> =
         open(fleet, name).map(|host| (host, can_take(host))).filter(|(_, workers)| !workers.is_empty()).collect();

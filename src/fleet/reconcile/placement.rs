@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::contract::WorkerId;
-use super::fleet::{Fleet, Member, Reason, Standing};
+use super::fleet::{AssignmentState, Fleet, Member, Reason};
 use super::{many, refusals, rolling, starts};
 
 /// Maximum number of hosts that are named in a message.
@@ -17,24 +17,24 @@ pub(super) type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
 /// Assigns workers to all functions.
 pub(super) fn fill(fleet: &mut Fleet<'_>) {
     let mut free = free(fleet);
-    let names: Vec<&str> = fleet.tallies.keys().copied().collect();
+    let names: Vec<&str> = fleet.function_counts.keys().copied().collect();
     // Successors of workers that are being replaced are placed on the same host, before other functions take
     // the room.
     let mut awaited = BTreeMap::new();
     for name in &names {
-        let target = fleet.tally(name).target;
+        let target = fleet.counts(name).target;
         awaited.insert(*name, replace(fleet, &mut free, name, target));
     }
     for must in [true, false] {
         for name in &names {
             let wanted = wanted(fleet, name, must);
             let awaited = awaited.get(name).copied().unwrap_or(0);
-            if fleet.tally(name).counted + awaited >= wanted || !must && wanted == self::wanted(fleet, name, true) {
+            if fleet.counts(name).counted + awaited >= wanted || !must && wanted == self::wanted(fleet, name, true) {
                 continue;
             }
             register(fleet, &mut free, name, wanted - awaited, None);
             let to_come = starts::pending(fleet, name).max(awaited);
-            let lacking = wanted.saturating_sub(fleet.tally(name).counted + to_come);
+            let lacking = wanted.saturating_sub(fleet.counts(name).counted + to_come);
             start(fleet, name, lacking, None);
             if must {
                 take_over(fleet, name, wanted);
@@ -48,7 +48,7 @@ pub(super) fn fill(fleet: &mut Fleet<'_>) {
 
 /// Target number of workers of a function, or its required minimum.
 fn wanted(fleet: &Fleet<'_>, name: &str, must: bool) -> usize {
-    let target = fleet.tally(name).target;
+    let target = fleet.counts(name).target;
     if must { fleet.desired.functions.get(name).map_or(0, |function| function.min.min(target)) } else { target }
 }
 
@@ -57,8 +57,8 @@ fn wanted(fleet: &Fleet<'_>, name: &str, must: bool) -> usize {
 /// without workers until then.
 fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
     let Some(host) = fleet.replacing else { return Vec::new() };
-    let replaced = Standing::Moves(Reason::Replaced);
-    let workers = fleet.places.get(host).map_or(&[][..], |place| &place.workers).iter();
+    let replaced = AssignmentState::Moves(Reason::Replaced);
+    let workers = fleet.hosts.get(host).map_or(&[][..], |host_state| &host_state.workers).iter();
     let does = |id: &WorkerId| fleet.members.get(id).is_some_and(|member| member.ours.get(name) == Some(&replaced));
     workers.filter(|id| does(id) && !rolling::has_successor(fleet, id, name)).copied().collect()
 }
@@ -91,7 +91,7 @@ pub(super) fn can_take(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
 /// still awaited.
 fn replace<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted: usize) -> usize {
     let Some(host) = fleet.replacing else { return 0 };
-    let before = fleet.tally(name).counted;
+    let before = fleet.counts(name).counted;
     let replaced = pinned(fleet, name);
     let pinned = replaced.len().min(wanted.saturating_sub(before));
     if pinned == 0 {
@@ -102,10 +102,10 @@ fn replace<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted
         let of_worker = fleet.plan.memory.successors.entry(id.clone()).or_default();
         of_worker.insert(name.to_owned(), successor.clone());
     }
-    let awaited = before + pinned - fleet.tally(name).counted;
+    let awaited = before + pinned - fleet.counts(name).counted;
     start(fleet, name, awaited.saturating_sub(starts::pending_on(fleet, name, host)), Some(host));
-    let place = fleet.places.get(host).map_or(&[][..], |place| &place.workers);
-    let is_leaving = place.iter().any(|id| fleet.members.get(id).is_some_and(|member| member.is_leaving));
+    let host_state = fleet.hosts.get(host).map_or(&[][..], |host_state| &host_state.workers);
+    let is_leaving = host_state.iter().any(|id| fleet.members.get(id).is_some_and(|member| member.is_leaving));
     // If no worker can be started, and none leaves to make room, workers of other hosts have to take over.
     if is_leaving || starts::is_awaiting(fleet, host) { awaited } else { 0 }
 }
@@ -120,18 +120,19 @@ fn register<'a>(
     on: Option<&str>,
 ) -> Vec<&'a WorkerId> {
     let mut taken = Vec::new();
-    let Some(function) = fleet.desired.functions.get(name).filter(|_| fleet.tally(name).counted < wanted) else {
+    let Some(function) = fleet.desired.functions.get(name).filter(|_| fleet.counts(name).counted < wanted) else {
         return taken;
     };
     // The next candidate of each host; the best of them is chosen.
     let mut next = BTreeSet::new();
     for (host, workers) in free.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
         if let Some((slots, id)) = workers.first().filter(|_| on.is_some() || function.is_for(host)) {
-            let (is_crowded, load) = fleet.places.get(host).map_or((false, 0), |place| (place.is_crowded, place.load));
+            let (is_crowded, load) =
+                fleet.hosts.get(host).map_or((false, 0), |host_state| (host_state.is_crowded, host_state.load));
             next.insert((is_crowded, fleet.on(name, host), load, *slots, *id, *host));
         }
     }
-    while fleet.tally(name).counted < wanted
+    while fleet.counts(name).counted < wanted
         && let Some((is_crowded, .., slots, id, host)) = next.pop_first()
     {
         let Some(workers) = free.get_mut(host) else { continue };
@@ -158,10 +159,10 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
     }
     let Some(function) = fleet.desired.functions.get(name) else { return };
     let mut hosts = BTreeSet::new();
-    for (host, place) in fleet.places.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
+    for (host, host_state) in fleet.hosts.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
         if (on.is_some() || function.is_for(host)) && !fleet.desired.stopped_hosts.contains(*host) {
             let there = fleet.on(name, host) + starts::pending_on(fleet, name, host);
-            hosts.insert((there, place.population, *host));
+            hosts.insert((there, host_state.population, *host));
         }
     }
     let mut full = Vec::new();
@@ -197,9 +198,9 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
 
 /// Lets an idle worker that cannot run the function leave a full host. Returns whether one leaves.
 fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
-    let Some(place) = fleet.places.get(host) else { return false };
-    let members = || place.workers.iter().filter_map(|id| Some((*id, fleet.members.get(id)?)));
-    // One at a time: the place of a leaving worker is not free until it is gone. And where workers are being
+    let Some(host_state) = fleet.hosts.get(host) else { return false };
+    let members = || host_state.workers.iter().filter_map(|id| Some((*id, fleet.members.get(id)?)));
+    // One at a time: the room of a leaving worker is not free until it is gone. And where workers are being
     // replaced, an idle one may be the successor of another.
     if fleet.replacing == Some(host)
         || starts::is_awaiting(fleet, host)
@@ -207,8 +208,9 @@ fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
     {
         return false;
     }
-    let spares: Vec<&WorkerId> = members().filter(|(_, member)| member.is_spare()).map(|(id, _)| id).rev().collect();
-    for id in spares {
+    let idle_workers: Vec<&WorkerId> =
+        members().filter(|(_, member)| member.is_idle()).map(|(id, _)| id).rev().collect();
+    for id in idle_workers {
         if !fleet.is_last_of_kind(id) {
             fleet.exit(id, format!("no room on {host} for a worker that can do {name}"));
             note_freed(fleet, name);
@@ -220,9 +222,9 @@ fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
 
 /// Takes a worker from a function above its minimum, for one below its minimum.
 fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
-    let tally = fleet.tally(name);
+    let counts = fleet.counts(name);
     // Workers that are to drop the function have not dropped it yet.
-    let lacking = wanted.saturating_sub(tally.counted.max(tally.present) + starts::pending(fleet, name));
+    let lacking = wanted.saturating_sub(counts.counted.max(counts.present) + starts::pending(fleet, name));
     let Some(function) = fleet.desired.functions.get(name).filter(|_| lacking > 0) else { return };
     let mut taken = Vec::new();
     let mut left: BTreeMap<&str, usize> = BTreeMap::new();
@@ -236,12 +238,12 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
         }
         // A worker that has just dropped a function becomes available for the next plan: do not take it
         // twice.
-        if member.ours.values().any(|standing| *standing == Standing::Dropped) {
+        if member.ours.values().any(|assignment| *assignment == AssignmentState::Dropped) {
             return;
         }
-        let other = member.ours.iter().find(|(other, standing)| {
+        let other = member.ours.iter().find(|(other, assignment)| {
             let spared = left.get(*other).copied().unwrap_or_else(|| spared(fleet, other));
-            **standing == Standing::Counts && spared > 0
+            **assignment == AssignmentState::Counts && spared > 0
         });
         if let Some((other, _)) = other {
             let spared = left.entry(other).or_insert_with(|| spared(fleet, other));
@@ -253,21 +255,21 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
         }
     }
     for (id, other) in taken {
-        let there = fleet.tally(name).counted;
+        let there = fleet.counts(name).counted;
         fleet.unregister(id, other, format!("{name} has {there} of at least {wanted}, {other} is above its minimum"));
         note_freed(fleet, name);
     }
 }
 
 fn note_freed(fleet: &mut Fleet<'_>, name: &str) {
-    if let Some(tally) = fleet.tallies.get_mut(name) {
-        tally.freed += 1;
+    if let Some(counts) = fleet.function_counts.get_mut(name) {
+        counts.freed += 1;
     }
 }
 
 /// Number of workers of a function above its minimum.
 fn spared(fleet: &Fleet<'_>, name: &str) -> usize {
-    fleet.tally(name).sure.saturating_sub(wanted(fleet, name, true))
+    fleet.counts(name).sure.saturating_sub(wanted(fleet, name, true))
 }
 
 /// Reason why a function gets a worker.
@@ -278,9 +280,9 @@ fn why(fleet: &Fleet<'_>, name: &str, on: Option<&str>) -> String {
     if let Some(from) = moving(fleet, name) {
         return format!("spreading {name} over hosts: {from} has more of it");
     }
-    let tally = fleet.tally(name);
+    let counts = fleet.counts(name);
     let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
-    format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.counted)
+    format!("{} for {name} wanted, {} there: {why}", many(counts.target as u64, "worker"), counts.counted)
 }
 
 /// The host that a worker of a function is being moved away from, if there is one.
@@ -291,14 +293,14 @@ fn moving<'a>(fleet: &Fleet<'a>, name: &str) -> Option<&'a str> {
 
 /// Reports that a function is below its target, and why, unless the missing workers are on their way.
 fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
-    let tally = fleet.tally(name);
-    let to_come = starts::pending(fleet, name) + tally.freed + pinned(fleet, name).len();
+    let counts = fleet.counts(name);
+    let to_come = starts::pending(fleet, name) + counts.freed + pinned(fleet, name).len();
     let to_come = to_come + usize::from(moving(fleet, name).is_some());
-    if tally.counted + to_come >= tally.target {
+    if counts.counted + to_come >= counts.target {
         return;
     }
     let Some(function) = fleet.desired.functions.get(name) else { return };
-    let allowed: Vec<&str> = fleet.places.keys().copied().filter(|host| function.is_for(host)).collect();
+    let allowed: Vec<&str> = fleet.hosts.keys().copied().filter(|host| function.is_for(host)).collect();
     let open: Vec<&str> = allowed.iter().copied().filter(|host| !fleet.desired.stopped_hosts.contains(*host)).collect();
     let able: Vec<&str> = open.iter().copied().filter(|host| starts::starter(fleet, host, name).is_some()).collect();
     let trying: Vec<&str> = able.iter().copied().filter(|host| !starts::is_backing_off(fleet, host)).collect();
@@ -319,6 +321,6 @@ fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
     } else {
         "no room for more on any host".to_owned()
     };
-    let there = tally.counted;
-    fleet.plan.unmet.push(format!("{name}: {} wanted, {there} there: {why}", many(tally.target as u64, "worker")));
+    let there = counts.counted;
+    fleet.plan.unmet.push(format!("{name}: {} wanted, {there} there: {why}", many(counts.target as u64, "worker")));
 }

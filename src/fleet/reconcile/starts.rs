@@ -70,14 +70,15 @@ pub(super) fn look_back(fleet: &mut Fleet<'_>) {
 /// Forgets workers that were to be replaced and are gone. One that is missing only for a moment is not gone
 /// yet.
 fn forget_replaced(fleet: &mut Fleet<'_>) {
-    let (workers, now, forget_after) = (&fleet.observed.workers, fleet.now, millis(fleet.desired.forget_after));
+    let (workers, now, unresponsive_timeout) =
+        (&fleet.observed.workers, fleet.now, millis(fleet.desired.unresponsive_timeout));
     let memory = &mut fleet.plan.memory;
     let before = std::mem::take(&mut memory.rolling_gone);
     for id in memory.rolling.iter().filter(|id| !workers.contains_key(*id)) {
         memory.rolling_gone.insert(id.clone(), before.get(id).copied().unwrap_or(now));
     }
     let (gone, rolling) = (&mut memory.rolling_gone, &mut memory.rolling);
-    gone.retain(|id, since| now.saturating_sub(*since) < forget_after || !rolling.remove(id));
+    gone.retain(|id, since| now.saturating_sub(*since) < unresponsive_timeout || !rolling.remove(id));
 }
 
 fn of(worker: &Worker) -> String {
@@ -137,7 +138,7 @@ pub(super) fn is_awaiting(fleet: &Fleet<'_>, host: &str) -> bool {
 /// Whether a host is full. A successor may use the surge.
 pub(super) fn is_full(fleet: &Fleet<'_>, host: &str, is_successor: bool) -> bool {
     let pending = fleet.plan.memory.hosts.get(host).map_or(0, |memory| memory.pending.len());
-    let population = fleet.places.get(host).map_or(0, |place| place.population);
+    let population = fleet.hosts.get(host).map_or(0, |host_state| host_state.population);
     let limit = if is_successor { fleet.limit(host) } else { fleet.desired.max_workers(host) };
     population.saturating_add(pending) >= limit || pending >= PENDING_MAX
 }
@@ -146,7 +147,7 @@ pub(super) fn is_full(fleet: &Fleet<'_>, host: &str, is_successor: bool) -> bool
 /// its copy certainly has the function.
 pub(super) fn starter<'a>(fleet: &Fleet<'a>, host: &str, function: &str) -> Option<&'a WorkerId> {
     let mut any = None;
-    for id in &fleet.places.get(host)?.workers {
+    for id in &fleet.hosts.get(host)?.workers {
         let Some(member) = fleet.members.get(id).filter(|member| member.answers()) else { continue };
         let is_right = fleet.is_right(&member.worker.version, function);
         if (is_right || any.is_none()) && member.could_do(function) {

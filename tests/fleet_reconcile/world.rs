@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gearmand::fleet::WorkerId;
-use gearmand::fleet::decide::{Action, Memory, Observed, Plan, Queue, Worker, decide};
 use gearmand::fleet::desired::{Desired, Function};
+use gearmand::fleet::reconcile::{Action, Memory, Observed, Plan, Queue, Worker, reconcile};
 
 use super::check;
 use super::random::Random;
@@ -88,9 +88,9 @@ impl World {
         let mut desired = Desired {
             functions_per_worker: if random.chance(60) { 1 } else { random.within(2, 3) },
             max_workers_per_host: random.within(2, 8),
-            spares_per_host: if random.chance(70) { 0 } else { random.within(1, 2) },
-            roll_parallel: random.within(1, 3),
-            idle: Duration::from_secs(random.within(4, 12) as u64 * 5),
+            idle_workers_per_host: if random.chance(70) { 0 } else { random.within(1, 2) },
+            max_surge_per_host: random.within(1, 3),
+            scale_down_after: Duration::from_secs(random.within(4, 12) as u64 * 5),
             version: if random.chance(70) { "1".to_owned() } else { String::new() },
             ..Desired::default()
         };
@@ -208,8 +208,8 @@ impl World {
         }
         self.is_faultless &= self.faults == Faults::default();
         let observed = self.observed();
-        let plan = decide(&self.desired, &observed, &self.memory);
-        assert_eq!(plan, decide(&self.desired, &observed, &self.memory), "not the same again");
+        let plan = reconcile(&self.desired, &observed, &self.memory);
+        assert_eq!(plan, reconcile(&self.desired, &observed, &self.memory), "not the same again");
         for decision in &plan.decisions {
             self.log.push(format!("{}: {:?}: {}", self.now_ms, decision.action, decision.why));
         }
@@ -362,8 +362,8 @@ fn function(random: &mut Random, hosts: &[String]) -> Function {
     let mut function = Function {
         min,
         max: random.chance(70).then(|| min + random.below(5)),
-        cool_down: Duration::from_secs(random.within(1, 4) as u64 * 5),
-        step: random.within(1, 2),
+        scale_up_cooldown: Duration::from_secs(random.within(1, 4) as u64 * 5),
+        scale_up_step: random.within(1, 2),
         ..Function::default()
     };
     if random.chance(25) {
@@ -376,7 +376,7 @@ fn function(random: &mut Random, hosts: &[String]) -> Function {
         function.scale_up_age = Some(Duration::from_secs(random.within(1, 6) as u64 * 5));
     }
     if random.chance(30) {
-        function.idle = Some(Duration::from_secs(random.within(3, 9) as u64 * 5));
+        function.scale_down_after = Some(Duration::from_secs(random.within(3, 9) as u64 * 5));
     }
     function
 }

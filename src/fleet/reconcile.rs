@@ -1,14 +1,14 @@
 //! Reconciliation: a pure function from the desired and the observed state to a plan.
 //!
-//! The monitor observes, calls [`decide`], carries out the plan, and repeats. The only state is [`Memory`],
-//! which is passed in and returned. A monitor that has lost it starts with an empty one and is correct again
-//! after one `idle` time.
+//! The monitor observes, calls [`reconcile`], carries out the plan, and repeats. The only state is
+//! [`Memory`], which is passed in and returned. A monitor that has lost it starts with an empty one and is
+//! correct again after one `scale_down_after` time.
 
-mod filling;
 mod fleet;
-mod leaving;
+mod placement;
 mod refusals;
 mod rolling;
+mod scale_down;
 mod scaling;
 mod spreading;
 mod starts;
@@ -76,7 +76,7 @@ pub struct Memory {
     /// Per function.
     pub functions: BTreeMap<String, FunctionMemory>,
     /// Since when workers have been idle (without functions), in milliseconds.
-    pub spare_since: BTreeMap<WorkerId, u64>,
+    pub idle_since: BTreeMap<WorkerId, u64>,
     /// Per host.
     pub hosts: BTreeMap<String, HostMemory>,
     /// Workers that existed at the last plan.
@@ -122,8 +122,8 @@ pub struct FunctionMemory {
     pub target: Option<usize>,
     /// Reason for the target, for people.
     pub why: String,
-    /// Recommended numbers of workers with their times, back to `idle`. The numbers decrease, since an older
-    /// and smaller number can never become the maximum.
+    /// Recommended numbers of workers with their times, back to `scale_down_after`. The numbers decrease,
+    /// since an older and smaller number can never become the maximum.
     pub recommendations: VecDeque<(u64, usize)>,
     /// When workers were last added.
     pub grown_ms: Option<u64>,
@@ -230,19 +230,19 @@ impl Plan {
 /// The order of the steps matters: first the changes since the last plan, the targets, and the workers to be
 /// replaced; then additions; and only then removals, based on what workers report and not on what they were
 /// told.
-pub fn decide(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
+pub fn reconcile(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
     let mut fleet = Fleet::new(desired, observed, memory);
     look(&mut fleet);
     choose(&mut fleet);
     fleet.into_plan()
 }
 
-/// Dry run of [`decide`]: the plan is not executed, so the memory contains only observations. No worker is
+/// Dry run of [`reconcile`]: the plan is not executed, so the memory contains only observations. No worker is
 /// awaited that was not requested, and no cool-down starts.
-pub fn foresee(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
+pub fn dry_run(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
     let mut fleet = Fleet::new(desired, observed, memory);
     look(&mut fleet);
-    leaving::note_spares(&mut fleet);
+    scale_down::note_idle_workers(&mut fleet);
     let seen = fleet.plan.memory.clone();
     choose(&mut fleet);
     let mut plan = fleet.into_plan();
@@ -262,7 +262,7 @@ pub fn foresee(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan 
 fn look(fleet: &mut Fleet<'_>) {
     starts::look_back(fleet);
     refusals::look_back(fleet);
-    leaving::stop_hosts(fleet);
+    scale_down::stop_hosts(fleet);
     rolling::choose(fleet);
     fleet.count();
 }
@@ -271,11 +271,11 @@ fn look(fleet: &mut Fleet<'_>) {
 fn choose(fleet: &mut Fleet<'_>) {
     scaling::set_targets(fleet);
     spreading::choose(fleet);
-    filling::fill(fleet);
+    placement::fill(fleet);
     rolling::finish(fleet);
-    leaving::drop_moved(fleet);
-    leaving::drop_surplus(fleet);
-    leaving::let_spares_go(fleet);
+    scale_down::drop_moved(fleet);
+    scale_down::drop_surplus(fleet);
+    scale_down::stop_idle_workers(fleet);
     starts::tell_problems(fleet);
 }
 

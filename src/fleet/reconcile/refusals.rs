@@ -43,12 +43,12 @@ pub(super) fn is_refusing(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool 
 /// replacement would refuse it too.
 pub(super) fn has_refused(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
     let refusals: Option<&BTreeMap<String, RefusalMemory>> = fleet.plan.memory.refusals.get(id);
-    refusals.is_some_and(|functions| functions.keys().any(|name| fleet.tallies.contains_key(name.as_str())))
+    refusals.is_some_and(|functions| functions.keys().any(|name| fleet.function_counts.contains_key(name.as_str())))
 }
 
 /// Whether enough workers of a host refuse a function that others would refuse it too.
 pub(super) fn is_hopeless(fleet: &Fleet<'_>, host: &str, name: &str) -> bool {
-    let workers = fleet.places.get(host).map_or(&[][..], |place| &place.workers).iter();
+    let workers = fleet.hosts.get(host).map_or(&[][..], |host_state| &host_state.workers).iter();
     !fleet.plan.memory.refusals.is_empty()
         && workers.filter(|id| refusal(fleet, id, name).is_some()).count() >= TRIED_PER_HOST
 }

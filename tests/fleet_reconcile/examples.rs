@@ -1,8 +1,8 @@
 //! What is decided in cases that a reader can check by hand, and what is said of it.
 
 use gearmand::fleet::WorkerId;
-use gearmand::fleet::decide::{Memory, Observed, Plan, Queue, Worker, decide, foresee};
 use gearmand::fleet::desired::Desired;
+use gearmand::fleet::reconcile::{Memory, Observed, Plan, Queue, Worker, dry_run, reconcile};
 
 /// A fleet with a file's desired state, and workers written as `id host version in_use,... not_in_use,...`.
 struct Case {
@@ -53,8 +53,8 @@ impl Case {
     }
 
     /// Decides, and returns what is to be done, as people read it.
-    fn decide(&mut self) -> (Vec<String>, Plan) {
-        let plan = decide(&self.desired, &self.observed, &self.memory);
+    fn reconcile(&mut self) -> (Vec<String>, Plan) {
+        let plan = reconcile(&self.desired, &self.observed, &self.memory);
         self.memory = plan.memory.clone();
         let said = plan.decisions.iter().map(|decision| {
             let action = serde_json::to_value(&decision.action).unwrap();
@@ -66,7 +66,7 @@ impl Case {
     }
 
     fn expect(&mut self, expected: &[&str]) -> Plan {
-        let (said, plan) = self.decide();
+        let (said, plan) = self.reconcile();
         assert_eq!(said, expected, "{plan:?}");
         plan
     }
@@ -75,7 +75,7 @@ impl Case {
 #[test]
 fn a_burst_is_met_and_given_back() {
     let mut case = Case::new(
-        "idle = 60\n[functions.mail]\nmin = 1\nmax = 4\nscale_up_queue = 10",
+        "scale_down_after = 60\n[functions.mail]\nmin = 1\nmax = 4\nscale_up_queue = 10",
         &["a web1 1 mail -", "b web1 1 - mail", "c web1 1 - mail"],
     );
     case.expect(&[]);
@@ -110,21 +110,21 @@ fn those_that_are_idle_stop_first_and_where_most_of_them_are() {
 
 #[test]
 fn a_second_burst_waits_for_the_cool_down() {
-    let text = "[functions.mail]\nmax = 9\nscale_up_queue = 10\ncool_down = 20";
+    let text = "[functions.mail]\nmax = 9\nscale_up_queue = 10\nscale_up_cooldown = 20";
     let mut case = Case::new(text, &["a web1 1 mail -"]);
     for (seconds, waiting, target) in [(0, 0, 1), (1, 25, 3), (1, 60, 3), (18, 60, 3), (1, 35, 4), (1, 90, 4)] {
         case.wait(seconds);
         case.queue("mail", waiting, 1);
-        assert_eq!(case.decide().1.targets["mail"], target, "after {seconds}s, {waiting} waiting");
+        assert_eq!(case.reconcile().1.targets["mail"], target, "after {seconds}s, {waiting} waiting");
     }
     // What must be is not waited for.
     case.desired.functions.get_mut("mail").unwrap().min = 6;
-    assert_eq!(case.decide().1.targets["mail"], 6);
+    assert_eq!(case.reconcile().1.targets["mail"], 6);
 }
 
 #[test]
 fn jobs_that_wait_too_long_are_timed_here_if_the_server_does_not_tell() {
-    let text = "[functions.mail]\nmax = 5\nscale_up_age = 30\nstep = 2";
+    let text = "[functions.mail]\nmax = 5\nscale_up_age = 30\nscale_up_step = 2";
     let mut case = Case::new(text, &["a web1 1 mail -", "b web1 1 - mail", "c web1 1 - mail"]);
     case.queue("mail", 1, 1);
     case.expect(&[]);
@@ -137,12 +137,12 @@ fn jobs_that_wait_too_long_are_timed_here_if_the_server_does_not_tell() {
     assert_eq!(plan.targets["mail"], 3);
     // Those are not there yet: no more are asked for.
     case.wait(60);
-    assert_eq!(case.decide().1.targets["mail"], 3);
+    assert_eq!(case.reconcile().1.targets["mail"], 3);
     // In between none waited.
     case.put("b web1 1 mail -");
     case.put("c web1 1 mail -");
     case.queue("mail", 0, 3);
-    case.decide();
+    case.reconcile();
     case.queue("mail", 1, 3);
     case.wait(20);
     case.expect(&[]);
@@ -176,30 +176,30 @@ fn a_version_is_rolled_out_with_a_successor_first() {
 
 #[test]
 fn one_that_is_to_be_replaced_and_is_missed_for_a_moment_is_still_replaced() {
-    let mut case = Case::new("forget_after = 30\n[functions.mail]", &["a web1 1 mail -", "b web1 1 mail -"]);
+    let mut case = Case::new("unresponsive_timeout = 30\n[functions.mail]", &["a web1 1 mail -", "b web1 1 mail -"]);
     case.memory.rolling.insert(id("b"));
     case.desired.functions.get_mut("mail").unwrap().min = 2;
     let worker = case.observed.workers.remove(&id("b")).unwrap();
-    case.decide();
+    case.reconcile();
     case.wait(29);
-    case.decide();
+    case.reconcile();
     case.observed.workers.insert(id("b"), worker);
-    assert!(case.decide().1.outdated.contains(&id("b")));
+    assert!(case.reconcile().1.outdated.contains(&id("b")));
     case.observed.workers.remove(&id("b"));
-    case.decide();
+    case.reconcile();
     case.wait(30);
-    case.decide();
+    case.reconcile();
     assert!(case.memory.rolling.is_empty() && case.memory.rolling_gone.is_empty());
 }
 
 #[test]
 fn the_first_worker_waits_for_no_cool_down() {
-    let text = "[functions.mail]\nmin = 0\nmax = 9\nscale_up_queue = 1\ncool_down = 600\nidle = 5";
+    let text = "[functions.mail]\nmin = 0\nmax = 9\nscale_up_queue = 1\nscale_up_cooldown = 600\nscale_down_after = 5";
     let mut case = Case::new(text, &["a web1 1 - mail", "b web1 1 - mail"]);
     for (seconds, waiting, target) in [(0, 0, 0), (1, 1, 1), (60, 0, 0), (1, 5, 1), (1, 5, 1)] {
         case.wait(seconds);
         case.queue("mail", waiting, 0);
-        assert_eq!(case.decide().1.targets["mail"], target, "after {seconds}s, {waiting} waiting");
+        assert_eq!(case.reconcile().1.targets["mail"], target, "after {seconds}s, {waiting} waiting");
     }
 }
 
@@ -208,7 +208,7 @@ fn a_host_without_the_new_code_is_told_of_and_tried_again_later() {
     let mut case = Case::new("version = \"2\"\n[functions.mail]", &["a web1 1 mail -", "z web2 1 - mail"]);
     case.expect(&["start a web1: replacement of a worker on web1"]);
     case.put("b web1 1 - mail");
-    let plan = case.decide().1;
+    let plan = case.reconcile().1;
     let problem = "web1: started a worker of version 1 instead of 2; is the new code installed?";
     assert_eq!(plan.unmet, [format!("{problem}, next try in 30s")]);
     // Meanwhile the next host has its turn.
@@ -217,7 +217,7 @@ fn a_host_without_the_new_code_is_told_of_and_tried_again_later() {
 }
 
 #[test]
-fn a_spare_is_right_if_its_version_is_wanted_for_something_that_it_could_do() {
+fn an_idle_worker_is_right_if_its_version_is_wanted_for_something_that_it_could_do() {
     let text = "version = \"2\"\n[functions.index]\n[functions.mail]\nmin = 2\nversion = \"1\"";
     let mut case = Case::new(text, &["a web1 1 mail -", "b web1 2 index -"]);
     case.expect(&["start a web1: 2 workers for mail wanted, 1 there: at least 2"]);
@@ -292,7 +292,7 @@ fn a_stopped_host_is_left_by_all() {
 
 #[test]
 fn what_cannot_be_is_told() {
-    let unmet = |text: &str, workers: &[&str]| Case::new(text, workers).decide().1.unmet;
+    let unmet = |text: &str, workers: &[&str]| Case::new(text, workers).reconcile().1.unmet;
     let mail = "[functions.mail]\nmin = 2";
     assert_eq!(unmet(mail, &[]), ["mail: 2 workers wanted, 0 there: no worker on an allowed host"]);
     let said = ["mail: 2 workers wanted, 0 there: no worker on an allowed host offers it"];
@@ -316,8 +316,8 @@ fn what_a_function_must_have_comes_before_what_others_would_like() {
 }
 
 #[test]
-fn spares_leave_after_a_while_but_the_last_of_its_kind() {
-    let text = "idle = 60\nspares_per_host = 1";
+fn idle_workers_leave_after_a_while_but_the_last_of_its_kind() {
+    let text = "scale_down_after = 60\nidle_workers_per_host = 1";
     let mut case = Case::new(text, &["a web1 1 - f", "b web1 1 - f", "c web1 1 - f", "d web1 1 - g"]);
     case.expect(&[]);
     case.wait(60);
@@ -347,14 +347,14 @@ fn what_was_not_done_is_not_remembered() {
     let text = "version = \"2\"\n[functions.mail]\nmax = 3\nscale_up_queue = 1\n[functions.index]";
     let workers = ["a web1 1 mail -", "b web1 2 - mail", "c web2 2 - index", "d web2 2 - -"];
     let mut case = Case::new(text, &workers);
-    case.memory = decide(&case.desired, &case.observed, &case.memory).memory;
+    case.memory = reconcile(&case.desired, &case.observed, &case.memory).memory;
     case.memory.hosts.clear();
     case.memory.successors.clear();
     case.wait(20);
     case.queue("mail", 3, 1);
     let before = case.memory.clone();
-    let plan = foresee(&case.desired, &case.observed, &case.memory);
-    let decided = decide(&case.desired, &case.observed, &case.memory);
+    let plan = dry_run(&case.desired, &case.observed, &case.memory);
+    let decided = reconcile(&case.desired, &case.observed, &case.memory);
     assert_eq!((&plan.decisions, &plan.targets), (&decided.decisions, &decided.targets));
     assert!(!decided.memory.hosts.is_empty() && !decided.memory.successors.is_empty());
     assert!(plan.memory.hosts.is_empty() && plan.memory.successors.is_empty());
@@ -362,15 +362,15 @@ fn what_was_not_done_is_not_remembered() {
     assert_eq!((then.target, then.grown_ms), (now.target, now.grown_ms));
     assert_ne!(decided.memory.functions["mail"].grown_ms, now.grown_ms);
     assert_eq!(now.waiting_since_ms, Some(case.observed.now_ms));
-    assert_eq!(plan.memory.spare_since.keys().map(WorkerId::as_str).collect::<Vec<_>>(), ["b", "c", "d"]);
+    assert_eq!(plan.memory.idle_since.keys().map(WorkerId::as_str).collect::<Vec<_>>(), ["b", "c", "d"]);
     // What is decided after that is what would have been decided before.
-    let later = decide(&case.desired, &case.observed, &plan.memory);
+    let later = reconcile(&case.desired, &case.observed, &plan.memory);
     assert_eq!((later.decisions, later.targets), (decided.decisions, decided.targets));
 }
 
 #[test]
 fn a_worker_that_refuses_a_function_is_not_asked_for_it_all_the_time() {
-    let mut case = Case::new("idle = 60\n[functions.mail]", &["a web1 1 - mail", "z web1 1 x mail"]);
+    let mut case = Case::new("scale_down_after = 60\n[functions.mail]", &["a web1 1 - mail", "z web1 1 x mail"]);
     let why = "1 worker for mail wanted, 0 there: at least 1";
     for pause in [30, 60, 120, 240, 480, 600, 600] {
         case.expect(&[&format!("register a mail: {why}")]);
@@ -407,7 +407,7 @@ fn functions_that_are_withheld_get_no_more_workers() {
     case.expect(&[]);
     // No more than two may run, so a third worker would wait.
     case.observed.queues.insert("mail".to_owned(), Queue { is_paused: false, max_running: 2, ..queue });
-    assert_eq!(case.decide().1.targets["mail"], 2);
+    assert_eq!(case.reconcile().1.targets["mail"], 2);
 }
 
 #[test]

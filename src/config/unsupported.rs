@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 /// How this build supports an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Support {
     /// It has an effect.
     Live,
     /// It belongs to this feature, which this build does not have.
@@ -17,22 +17,21 @@ pub(super) enum Standing {
     Retired(&'static str),
 }
 
-const TLS: Standing = Standing::Unbuilt("TLS (--ssl)");
-const ROTATION: Standing =
-    Standing::Retired("workers always get jobs of their functions in rotation; remove the option");
-const TABLES: Standing = Standing::Retired("tables grow by themselves; remove the option");
-const KEEPALIVE: Standing = Standing::Retired(
+const TLS: Support = Support::Unbuilt("TLS (--ssl)");
+const ROTATION: Support = Support::Retired("workers always get jobs of their functions in rotation; remove the option");
+const TABLES: Support = Support::Retired("tables grow by themselves; remove the option");
+const KEEPALIVE: Support = Support::Retired(
     "keep-alive is always on; remove the option and set --keepalive-idle, --keepalive-interval and --keepalive-count",
 );
-const CORE_DUMPS: Standing = Standing::Retired(
+const CORE_DUMPS: Support = Support::Retired(
     "no signal is caught that would dump core; remove the option and allow dumps with `ulimit -c` or LimitCORE=",
 );
-const STORED_AS_THEY_COME: Standing =
-    Standing::Retired("jobs are stored as they come, and none is left for the end; remove the option");
-const QUEUE_GONE: Standing = Standing::Retired("this queue type was removed; remove the option");
+const STORED_AS_THEY_COME: Support =
+    Support::Retired("jobs are stored as they come, and none is left for the end; remove the option");
+const QUEUE_GONE: Support = Support::Retired("this queue type was removed; remove the option");
 
 /// Options with a value: long name and support.
-const VALUES: &[(&str, Standing)] = &[
+const VALUES: &[(&str, Support)] = &[
     ("ssl-ca-file", TLS),
     ("ssl-certificate", TLS),
     ("ssl-key", TLS),
@@ -51,7 +50,7 @@ const VALUES: &[(&str, Standing)] = &[
 ];
 
 /// Switches: long name and support.
-const SWITCHES: &[(&str, Standing)] = &[
+const SWITCHES: &[(&str, Support)] = &[
     ("ssl", TLS),
     ("store-queue-on-shutdown", STORED_AS_THEY_COME),
     ("round-robin", ROTATION),
@@ -61,16 +60,16 @@ const SWITCHES: &[(&str, Standing)] = &[
 ];
 
 /// How this build supports the option with this long name.
-pub(super) fn standing(name: &str) -> Standing {
+pub(super) fn support(name: &str) -> Support {
     let found = VALUES.iter().chain(SWITCHES).find(|(known, _)| *known == name);
-    found.map_or(Standing::Live, |(_, standing)| *standing)
+    found.map_or(Support::Live, |(_, support)| *support)
 }
 
 /// All options of missing features. Their values are not kept: a selection is checked by name.
 #[derive(Clone, Debug)]
-pub(super) struct ForeignArgs;
+pub(super) struct UnsupportedArgs;
 
-impl FromArgMatches for ForeignArgs {
+impl FromArgMatches for UnsupportedArgs {
     fn from_arg_matches(_: &ArgMatches) -> Result<Self, clap::Error> {
         Ok(Self)
     }
@@ -80,14 +79,14 @@ impl FromArgMatches for ForeignArgs {
     }
 }
 
-impl Args for ForeignArgs {
+impl Args for UnsupportedArgs {
     fn augment_args(mut command: Command) -> Command {
-        for (name, standing) in VALUES {
-            let value = option(name, *standing).value_name("VALUE").action(ArgAction::Set);
+        for (name, support) in VALUES {
+            let value = option(name, *support).value_name("VALUE").action(ArgAction::Set);
             command = command.arg(value.allow_hyphen_values(true));
         }
-        for (name, standing) in SWITCHES {
-            command = command.arg(option(name, *standing).action(ArgAction::SetTrue));
+        for (name, support) in SWITCHES {
+            command = command.arg(option(name, *support).action(ArgAction::SetTrue));
         }
         command
     }
@@ -98,11 +97,11 @@ impl Args for ForeignArgs {
 }
 
 /// Declares an option; the short help omits it.
-fn option(name: &'static str, standing: Standing) -> Arg {
-    let (heading, help) = match standing {
-        Standing::Live => ("Options", String::new()),
-        Standing::Unbuilt(part) => ("Not in this build", format!("Part of {part}")),
-        Standing::Retired(reason) => ("Retired, without effect", reason.to_owned()),
+fn option(name: &'static str, support: Support) -> Arg {
+    let (heading, help) = match support {
+        Support::Live => ("Options", String::new()),
+        Support::Unbuilt(part) => ("Not in this build", format!("Part of {part}")),
+        Support::Retired(reason) => ("Retired, without effect", reason.to_owned()),
     };
     let option = Arg::new(name).long(name).help_heading(heading).help(help).hide_short_help(true);
     if name == "round-robin" { option.short('R') } else { option }
