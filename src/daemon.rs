@@ -45,7 +45,7 @@ use crate::process::signals;
 use crate::stats::Stats;
 use crate::store::StoreError;
 use crate::store::location::Location;
-use crate::store::queue::Queue;
+use crate::store::write_queue::WriteQueue;
 
 /// How long connections may take to write their queued output when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -272,7 +272,7 @@ impl Daemon {
         let stats = Arc::new(Stats::default());
         let memory = &stats.memory;
         memory.set_limit(memory_limits(config, location.is_some()).total);
-        let queue = location.as_ref().map(|_| Arc::new(Queue::new(Arc::clone(memory))));
+        let queue = location.as_ref().map(|_| Arc::new(WriteQueue::new(Arc::clone(memory))));
         let pressure = Pressure::new(Arc::clone(memory));
         pressure::start(&pressure)?;
         let hub = Arc::new(Hub::new(policy(config, location.is_some()), Arc::clone(&stats), queue.clone()));

@@ -23,8 +23,8 @@ use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, Stats};
 use crate::store::commit::Commit;
-use crate::store::look::Looking;
-use crate::store::queue::Queue;
+use crate::store::preview::PendingPreview;
+use crate::store::write_queue::WriteQueue;
 
 /// The maximum number of requests per lock hold.
 pub const BATCH: usize = 64;
@@ -55,7 +55,7 @@ pub struct Hub {
     /// Whether jobs are still being read from the store. It changes under the lock.
     is_restoring: AtomicBool,
     /// The queue of the store; `None` if jobs are only in memory.
-    store: Option<Arc<Queue>>,
+    store: Option<Arc<WriteQueue>>,
     stats: Arc<Stats>,
 }
 
@@ -201,7 +201,7 @@ impl Effects for HubEffects<'_> {
 
 impl Hub {
     /// Creates an empty server, which asks `store` to keep jobs if there is one.
-    pub fn new(policy: Policy, stats: Arc<Stats>, store: Option<Arc<Queue>>) -> Self {
+    pub fn new(policy: Policy, stats: Arc<Stats>, store: Option<Arc<WriteQueue>>) -> Self {
         let policy = Policy { keeps_jobs: store.is_some(), ..policy };
         let server = JobServer::new(policy, Arc::clone(&stats));
         let empty =
@@ -494,8 +494,8 @@ impl Hub {
 
     /// Asks the store for the beginning of a workload that is not in memory; `None` if it cannot be asked. It
     /// takes no lock of the hub.
-    pub fn look_at_workload(&self, job: JobKey) -> Option<Looking> {
-        self.store.as_ref()?.look(job)
+    pub fn request_preview(&self, job: JobKey) -> Option<PendingPreview> {
+        self.store.as_ref()?.request_preview(job)
     }
 
     /// Waits until everything that the store was asked so far is committed; `None` if there is no store.

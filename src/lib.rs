@@ -10,7 +10,7 @@
 //! * 5: `main`: the command line;
 //! * 4: [`daemon`]: assembling, reloading and stopping the parts;
 //! * 3: [`net`]: sockets, time and tasks; [`http`]: HTTP; [`process`]: the operating system; [`client`]: the
-//!   tools; [`queue`]: tools for stored queues;
+//!   tools; [`store_tools`]: tools for stored queues;
 //! * 2: [`hub`]: the one lock; [`outbox`]: output queues; [`admin`]: text commands and views; [`store`]:
 //!   storage of jobs;
 //! * 1: [`job_server`]: jobs, functions and connections, without bytes, clocks or sockets; [`fleet`]:
@@ -34,6 +34,6 @@ pub mod net;
 pub mod outbox;
 pub mod process;
 pub mod protocol;
-pub mod queue;
 pub mod stats;
 pub mod store;
+pub mod store_tools;

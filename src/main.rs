@@ -21,8 +21,8 @@ use gearmand::process::pid_file::PidFile;
 use gearmand::process::privileges::{Account, drop_to, raise_file_descriptor_limit};
 use gearmand::process::signals;
 use gearmand::process::state_directory::{self, StateDirectoryError};
-use gearmand::queue;
 use gearmand::store::location::Location;
+use gearmand::store_tools;
 
 /// A Gearman job server
 ///
@@ -46,7 +46,7 @@ enum Command {
     #[command(flatten)]
     Tool(Box<Tool>),
     #[command(flatten)]
-    Queue(Box<queue::Tool>),
+    StoreTool(Box<store_tools::Tool>),
     /// Print a manual page in the format of man(1), or write all of them
     Man(Man),
     /// Print the completions for a shell
@@ -73,7 +73,7 @@ struct Completions {
 fn usage_status() -> ExitCode {
     let is_tool = std::env::args_os().nth(1).is_some_and(|first| {
         let first = first.to_string_lossy();
-        Tool::has_subcommand(&first) || queue::Tool::has_subcommand(&first)
+        Tool::has_subcommand(&first) || store_tools::Tool::has_subcommand(&first)
     });
     if is_tool { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     };
     let outcome = match command {
         Some(Command::Tool(tool)) => return client::run(*tool),
-        Some(Command::Queue(tool)) => return queue::run(*tool),
+        Some(Command::StoreTool(tool)) => return store_tools::run(*tool),
         Some(Command::Man(man)) => print_manual(&man).map(|()| ExitCode::SUCCESS),
         Some(Command::Completions(Completions { shell })) => print_completions(shell).map(|()| ExitCode::SUCCESS),
         None => serve(Sources::of_process(matches)),
@@ -201,7 +201,7 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
     signals::hold_all().map_err(|error| format!("cannot hold back signals: {error}"))?;
     let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
     let (location, no_store) = match state_file(config, &listeners, owner) {
-        Ok(file) => (queue::location(&config.queue, file.unwrap_or_default()), None),
+        Ok(file) => (store_tools::location(&config.queue, file.unwrap_or_default()), None),
         // The durable queue was not configured explicitly, and no queue of an earlier start is ignored.
         Err(error) if error.is_absence() && config.queue == QueueChoice::Default => {
             let why = format!("background jobs are kept in memory and lost when the server stops: {error}");

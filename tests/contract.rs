@@ -383,7 +383,7 @@ fn workers_are_not_started_beyond_what_the_host_can_bear() {
 /// Waits for the end of a worker which has a sibling.
 fn expect_end(subject: Subject, worker: &mut Program, pid: u64) {
     match subject {
-        // Its keeper stays as long as there is another one.
+        // Its supervisor stays as long as there is another one.
         Subject::Ours => wait_for("the end of a worker", || (!lives(pid)).then_some(())),
         Subject::Php | Subject::Python => worker.expect_end(&[]),
     }
@@ -503,7 +503,7 @@ fn send(pid: u64, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), signal).expect("signal a process");
 }
 
-/// `gearmand work --managed` has its keeper signalled; that is in `tests/managed`.
+/// `gearmand work --managed` has its supervisor signalled; that is in `tests/managed`.
 #[test]
 fn a_signal_ends_a_worker_after_its_job() {
     for_these(&[Subject::Php, Subject::Python], |case| {

@@ -3,7 +3,7 @@
 //!
 //! * `contract` reads answers to the letter, through our server and Debian's;
 //! * `jobs` changes functions, servers and workers while jobs run;
-//! * `keeper` has processes die, retire and end.
+//! * `supervisor` has processes die, retire and end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 #![allow(clippy::print_stdout, reason = "the seed of a failure")]
 
@@ -13,7 +13,7 @@ mod common;
 mod contract;
 #[path = "managed/jobs.rs"]
 mod jobs;
-#[path = "managed/keeper.rs"]
-mod keeper;
 #[path = "managed/stage.rs"]
 mod stage;
+#[path = "managed/supervisor.rs"]
+mod supervisor;

@@ -23,7 +23,7 @@ pub(super) struct ConnectionLines {
 
 impl ConnectionLines {
     /// Appends the next lines. Returns whether they are the last.
-    pub(super) fn go_on(&mut self, stats: &Stats, out: &mut Vec<u8>) -> bool {
+    pub(super) fn resume(&mut self, stats: &Stats, out: &mut Vec<u8>) -> bool {
         if let Some((connection, left)) = self.unfinished.take() {
             self.write_functions(connection, left, out);
             if out.len() >= LISTING_PIECE {

@@ -153,8 +153,8 @@ impl Admin {
     }
 
     /// Logs an action that `actor` requested and other processes carried out, with its result.
-    pub fn log_order(&self, order: &str, how: &str, actor: &str) {
-        self.audit_log.write(format_args!("{order}: {how}, by {actor}"));
+    pub fn log_command(&self, command: &str, how: &str, actor: &str) {
+        self.audit_log.write(format_args!("{command}: {how}, by {actor}"));
     }
 
     /// Does a bounded part of the action, under one hold of the hub's lock. Call it until it is done or has

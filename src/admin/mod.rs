@@ -7,18 +7,18 @@ mod audit;
 mod connections;
 pub mod control;
 mod history;
-pub mod look;
 mod names;
 mod table;
 mod text;
 pub mod view;
+pub mod views;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use self::audit::AuditLog;
-use self::look::Look;
-pub use self::text::{LISTING_PIECE, LongAnswer};
+pub use self::text::{LISTING_PIECE, StreamingAnswer};
+use self::views::Views;
 use crate::hub::Hub;
 use crate::job_server::ControlError;
 
@@ -40,7 +40,7 @@ pub struct Process {
 pub struct Admin {
     hub: Arc<Hub>,
     /// The views.
-    pub look: Look,
+    pub views: Views,
     /// Process state.
     pub process: Process,
     audit_log: Arc<AuditLog>,
@@ -49,7 +49,7 @@ pub struct Admin {
 impl Admin {
     /// Creates the commands for `hub`.
     pub fn new(hub: Arc<Hub>, process: Process) -> Self {
-        Self { look: Look::new(Arc::clone(&hub), process.version), hub, process, audit_log: Arc::default() }
+        Self { views: Views::new(Arc::clone(&hub), process.version), hub, process, audit_log: Arc::default() }
     }
 
     /// Whether jobs of the store are still being restored. Commands that change jobs wait for that.

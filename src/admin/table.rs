@@ -13,12 +13,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 
-use super::look::{Functions, JobFilter, Look, Rules};
 use super::names::FilterNames;
 use super::view::{
     DurationsView, FunctionView, HeldView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals,
     WorkerStates,
 };
+use super::views::{Functions, JobFilter, Rules, Views};
 use crate::job_server::Now;
 use crate::protocol::text::{self, JobWords};
 
@@ -49,19 +49,19 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) fn functions(look: &Look, out: &mut Vec<u8>) -> Self {
+    pub(super) fn functions(views: &Views, out: &mut Vec<u8>) -> Self {
         write_columns(FUNCTION_COLUMNS, out);
-        Self::Functions(look.functions_in_shared_pieces())
+        Self::Functions(views.functions_in_shared_pieces())
     }
 
-    pub(super) fn workers(look: &Look, out: &mut Vec<u8>) -> Self {
+    pub(super) fn workers(views: &Views, out: &mut Vec<u8>) -> Self {
         write_columns(WORKER_COLUMNS, out);
-        Self::Workers(Box::new(WorkerLines::new(look.workers_in_pieces())))
+        Self::Workers(Box::new(WorkerLines::new(views.workers_in_pieces())))
     }
 
-    pub(super) fn rules(look: &Look, out: &mut Vec<u8>) -> Self {
+    pub(super) fn rules(views: &Views, out: &mut Vec<u8>) -> Self {
         write_columns(RULE_COLUMNS, out);
-        Self::Rules(look.rules_in_shared_pieces())
+        Self::Rules(views.rules_in_shared_pieces())
     }
 
     pub(super) fn jobs(words: &JobWords<'_>, names: FilterNames, out: &mut Vec<u8>) -> Self {
@@ -82,18 +82,18 @@ impl Table {
 
     /// Appends more lines, until `out` has [`LISTING_PIECE`](super::LISTING_PIECE) bytes or the listing
     /// should yield. Returns whether it is complete except for the line that ends every listing.
-    pub(super) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
+    pub(super) fn resume(&mut self, views: &Views, now: Now, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Functions(functions) => {
-                let piece = functions.next_piece(look, now);
+                let piece = functions.next_piece(views, now);
                 for function in piece.iter().flatten() {
                     write_function(function, out);
                 }
                 piece.is_none()
             }
-            Self::Workers(workers) => workers.go_on(look, now, out),
+            Self::Workers(workers) => workers.resume(views, now, out),
             // One page a turn: if few of many jobs match, one page takes long enough.
-            Self::Jobs { filter, left } => write_job_page(look, now, filter, left, out),
+            Self::Jobs { filter, left } => write_job_page(views, now, filter, left, out),
             Self::Rules(rules) => {
                 let piece = rules.next_piece();
                 for rule in piece.iter().flatten() {
@@ -106,10 +106,10 @@ impl Table {
 }
 
 /// Returns whether these were the last.
-fn write_job_page(look: &Look, now: Now, filter: &mut JobFilter, left: &mut usize, out: &mut Vec<u8>) -> bool {
+fn write_job_page(views: &Views, now: Now, filter: &mut JobFilter, left: &mut usize, out: &mut Vec<u8>) -> bool {
     filter.limit = PAGE.min(*left);
     if filter.limit > 0 {
-        let page = look.some_jobs(now, filter);
+        let page = views.some_jobs(now, filter);
         for job in &page.items {
             write_job_line(job, out);
         }

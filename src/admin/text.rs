@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::connections::ConnectionLines;
 use super::control::{Control, NOT_STORED, Step, Task, error_code, not_stored};
-use super::look::{JobLook, STORE_WAIT, ServerSum};
 use super::names::Unclear;
 use super::table::{self, OneWorker, Table};
+use super::views::{PendingJobView, STORE_WAIT, ServerSum};
 use super::{Admin, Hub};
 use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure};
 use crate::log_level::audit;
@@ -29,11 +29,11 @@ const FUNCTIONS: usize = 128;
 
 /// A long response in progress: a listing, or an action whose result is reported.
 #[derive(Debug)]
-pub struct LongAnswer(Rest);
+pub struct StreamingAnswer(Continuation);
 
 /// What is left to list or to do.
 #[derive(Debug)]
-enum Rest {
+enum Continuation {
     Jobs {
         place: usize,
         uniques_only: bool,
@@ -54,7 +54,7 @@ enum Rest {
         done: Vec<u8>,
     },
     /// One job, part of which the store is asked for.
-    Job(Box<JobLook>),
+    Job(Box<PendingJobView>),
 }
 
 /// The wording of the response to a command that changes something: commands of C++ gearmand have their own.
@@ -66,57 +66,57 @@ enum Words {
     DropFunction,
 }
 
-impl LongAnswer {
+impl StreamingAnswer {
     /// Whether it can continue only after all jobs are restored.
     pub fn awaits_jobs(&self) -> bool {
-        matches!(&self.0, Rest::Task(task, _) if task.awaits_jobs())
+        matches!(&self.0, Continuation::Task(task, _) if task.awaits_jobs())
     }
 
     /// Ready when the response can continue; until then `waker` is registered. The caller need not wait
     /// longer than [`patience`](Self::patience); the response then continues with what is known.
     pub fn poll_ready(&mut self, waker: &Waker) -> Poll<()> {
         match &mut self.0 {
-            Rest::Job(job) => job.poll(waker),
-            Rest::Commit { commit, .. } => commit.poll(waker).map(drop),
-            Rest::Jobs { .. }
-            | Rest::Connections(_)
-            | Rest::Functions { .. }
-            | Rest::Table(_)
-            | Rest::Server(_)
-            | Rest::Worker(_)
-            | Rest::Task(..) => Poll::Ready(()),
+            Continuation::Job(job) => job.poll(waker),
+            Continuation::Commit { commit, .. } => commit.poll(waker).map(drop),
+            Continuation::Jobs { .. }
+            | Continuation::Connections(_)
+            | Continuation::Functions { .. }
+            | Continuation::Table(_)
+            | Continuation::Server(_)
+            | Continuation::Worker(_)
+            | Continuation::Task(..) => Poll::Ready(()),
         }
     }
 
     /// Whether it waits for an answer of the store.
     pub fn waits_for_store(&self) -> bool {
         match &self.0 {
-            Rest::Job(job) => job.is_waiting(),
-            Rest::Commit { .. } => true,
+            Continuation::Job(job) => job.is_waiting(),
+            Continuation::Commit { .. } => true,
             _ => false,
         }
     }
 
     /// Whether its next step uses server time, so that it shares the time with the other long responses.
     pub fn takes_time(&self) -> bool {
-        !matches!(self.0, Rest::Job(_) | Rest::Commit { .. })
+        !matches!(self.0, Continuation::Job(_) | Continuation::Commit { .. })
     }
 
     /// How long to wait for the store.
     pub fn patience(&self) -> Duration {
-        if matches!(self.0, Rest::Commit { .. }) { COMMIT_WAIT } else { STORE_WAIT }
+        if matches!(self.0, Continuation::Commit { .. }) { COMMIT_WAIT } else { STORE_WAIT }
     }
 
     /// Whether the store has made progress since the last call, so that it is worth waiting as long again.
     pub fn has_progressed(&mut self) -> bool {
-        if let Rest::Commit { commit, .. } = &mut self.0 { commit.has_progressed() } else { false }
+        if let Continuation::Commit { commit, .. } = &mut self.0 { commit.has_progressed() } else { false }
     }
 }
 
 impl Admin {
     /// Appends the response to a line to `out`. `parsed` is the parsed line, `peer` the address that sent it.
-    /// A response that may be long or takes several steps is returned instead, for [`go_on`](Self::go_on) to
-    /// write.
+    /// A response that may be long or takes several steps is returned instead, for
+    /// [`resume`](Self::resume) to write.
     pub fn answer(
         &self,
         now: Now,
@@ -124,7 +124,7 @@ impl Admin {
         parsed: Result<AdminCommand<'_>, text::AdminError<'_>>,
         peer: &str,
         out: &mut Vec<u8>,
-    ) -> Option<LongAnswer> {
+    ) -> Option<StreamingAnswer> {
         match parsed {
             Ok(AdminCommand::Shutdown { .. }) if !self.process.allow_shutdown.load(Ordering::Relaxed) => {
                 let typed = line.split(|byte| *byte == b' ').next().unwrap_or(line);
@@ -135,7 +135,7 @@ impl Admin {
                 out.extend_from_slice(text::READ_ONLY);
                 None
             }
-            Ok(command) => self.run(now, command, peer, out).map(LongAnswer),
+            Ok(command) => self.run(now, command, peer, out).map(StreamingAnswer),
             Err(error) => {
                 error.write(out);
                 None
@@ -144,51 +144,51 @@ impl Admin {
     }
 
     /// Runs a command and writes its response, unless the response may be long.
-    fn run(&self, now: Now, command: AdminCommand<'_>, peer: &str, out: &mut Vec<u8>) -> Option<Rest> {
+    fn run(&self, now: Now, command: AdminCommand<'_>, peer: &str, out: &mut Vec<u8>) -> Option<Continuation> {
         match command {
-            AdminCommand::Workers => return Some(Rest::Connections(ConnectionLines::default())),
-            AdminCommand::Status => return Some(Rest::Functions { after: None, by_priority: false }),
-            AdminCommand::PriorityStatus => return Some(Rest::Functions { after: None, by_priority: true }),
-            AdminCommand::ShowJobs => return Some(Rest::Jobs { place: 0, uniques_only: false }),
-            AdminCommand::ShowUniqueJobs => return Some(Rest::Jobs { place: 0, uniques_only: true }),
-            AdminCommand::ShowFunctions => return Some(Rest::Table(Table::functions(&self.look, out))),
-            AdminCommand::ShowWorkers => return Some(Rest::Table(Table::workers(&self.look, out))),
-            AdminCommand::ShowRules => return Some(Rest::Table(Table::rules(&self.look, out))),
+            AdminCommand::Workers => return Some(Continuation::Connections(ConnectionLines::default())),
+            AdminCommand::Status => return Some(Continuation::Functions { after: None, by_priority: false }),
+            AdminCommand::PriorityStatus => return Some(Continuation::Functions { after: None, by_priority: true }),
+            AdminCommand::ShowJobs => return Some(Continuation::Jobs { place: 0, uniques_only: false }),
+            AdminCommand::ShowUniqueJobs => return Some(Continuation::Jobs { place: 0, uniques_only: true }),
+            AdminCommand::ShowFunctions => return Some(Continuation::Table(Table::functions(&self.views, out))),
+            AdminCommand::ShowWorkers => return Some(Continuation::Table(Table::workers(&self.views, out))),
+            AdminCommand::ShowRules => return Some(Continuation::Table(Table::rules(&self.views, out))),
             AdminCommand::ListJobs(filters) => match self.filter_names(&filters) {
-                Ok(names) => return Some(Rest::Table(Table::jobs(&filters, names, out))),
+                Ok(names) => return Some(Continuation::Table(Table::jobs(&filters, names, out))),
                 Err(unclear) => write_unclear(unclear, out),
             },
             AdminCommand::Control(command) => match self.control(&command) {
-                Ok(control) => return Some(Rest::Task(self.begin(control, actor(peer)), Words::Control)),
+                Ok(control) => return Some(Continuation::Task(self.begin(control, actor(peer)), Words::Control)),
                 Err(unclear) => write_unclear(unclear, out),
             },
             AdminCommand::ShowStore => write_store(&self.hub, out),
-            AdminCommand::ShowServer => return Some(Rest::Server(Box::default())),
-            AdminCommand::ShowJob(handle) => match self.look.job(now, handle, table::PREVIEW) {
-                Some(job) => return Some(Rest::Job(Box::new(job))),
+            AdminCommand::ShowServer => return Some(Continuation::Server(Box::default())),
+            AdminCommand::ShowJob(handle) => match self.views.job(now, handle, table::PREVIEW) {
+                Some(job) => return Some(Continuation::Job(Box::new(job))),
                 None => write_control_error(self.no_such_job(), out),
             },
             AdminCommand::ShowWorker { slot, generation } => {
-                match OneWorker::new(&self.look, ConnectionId { slot, generation }) {
-                    Some(worker) => return Some(Rest::Worker(worker)),
+                match OneWorker::new(&self.views, ConnectionId { slot, generation }) {
+                    Some(worker) => return Some(Continuation::Worker(worker)),
                     None => write_control_error(ControlError::NoSuchWorker, out),
                 }
             }
             AdminCommand::CancelJob(handle) => {
                 let control = Control::CancelJob { handle: handle.to_vec() };
-                return Some(Rest::Task(self.begin(control, actor(peer)), Words::CancelJob));
+                return Some(Continuation::Task(self.begin(control, actor(peer)), Words::CancelJob));
             }
             AdminCommand::CreateFunction(name) => {
                 let control = Control::CreateFunction { function: name.to_vec() };
-                return Some(Rest::Task(self.begin(control, actor(peer)), Words::NewFunction));
+                return Some(Continuation::Task(self.begin(control, actor(peer)), Words::NewFunction));
             }
             AdminCommand::MaxQueue { function, limits } => {
                 let control = Control::LimitQueue { function: self.plain_function(function), limits };
-                return Some(Rest::Task(self.begin(control, actor(peer)), Words::NewFunction));
+                return Some(Continuation::Task(self.begin(control, actor(peer)), Words::NewFunction));
             }
             AdminCommand::DropFunction(name) => {
                 let control = Control::DropFunction { function: self.plain_function(name) };
-                return Some(Rest::Task(self.begin(control, actor(peer)), Words::DropFunction));
+                return Some(Continuation::Task(self.begin(control, actor(peer)), Words::DropFunction));
             }
             AdminCommand::GetPid => text::write_value(&std::process::id().to_string(), out),
             AdminCommand::Verbose => text::write_value((self.process.log_level)(), out),
@@ -244,33 +244,33 @@ impl Admin {
     /// Appends the next lines of a long response, or does the next step towards it. A call takes less than
     /// 0.2 ms in an optimised build, and adds no lines once `out` has [`LISTING_PIECE`] bytes. Returns
     /// whether the response is complete.
-    pub fn go_on(&self, now: Now, answer: &mut LongAnswer, out: &mut Vec<u8>) -> bool {
+    pub fn resume(&self, now: Now, answer: &mut StreamingAnswer, out: &mut Vec<u8>) -> bool {
         let is_last = match &mut answer.0 {
-            Rest::Jobs { place, uniques_only } => self.write_jobs(place, *uniques_only, out),
-            Rest::Connections(connections) => connections.go_on(self.hub.stats(), out),
-            Rest::Functions { after, by_priority } => self.write_functions(after, *by_priority, out),
-            Rest::Table(table) => table.go_on(&self.look, now, out),
-            Rest::Worker(worker) => worker.go_on(&self.look, now, out),
-            Rest::Server(sum) => {
-                let is_summed_up = sum.go_on(&self.look);
+            Continuation::Jobs { place, uniques_only } => self.write_jobs(place, *uniques_only, out),
+            Continuation::Connections(connections) => connections.resume(self.hub.stats(), out),
+            Continuation::Functions { after, by_priority } => self.write_functions(after, *by_priority, out),
+            Continuation::Table(table) => table.resume(&self.views, now, out),
+            Continuation::Worker(worker) => worker.resume(&self.views, now, out),
+            Continuation::Server(sum) => {
+                let is_summed_up = sum.resume(&self.views);
                 if is_summed_up {
-                    table::write_server(&self.look.server_of(now, sum), out);
+                    table::write_server(&self.views.server_of(now, sum), out);
                 }
                 return is_summed_up;
             }
-            Rest::Job(job) => {
+            Continuation::Job(job) => {
                 table::write_job(&job.view, out);
                 return true;
             }
-            Rest::Task(task, words) => {
-                match self.go_on_with(now, task, *words, out) {
+            Continuation::Task(task, words) => {
+                match self.resume_task(now, task, *words, out) {
                     ControlFlow::Continue(()) => {}
                     ControlFlow::Break(None) => return true,
                     ControlFlow::Break(Some(commit)) => answer.0 = commit,
                 }
                 return false;
             }
-            Rest::Commit { commit, done } => {
+            Continuation::Commit { commit, done } => {
                 match commit.poll(Waker::noop()) {
                     Poll::Ready(Ok(())) => out.extend_from_slice(done),
                     Poll::Ready(Err(why)) => write_not_stored(Some(why), out),
@@ -287,7 +287,13 @@ impl Admin {
 
     /// Does the next step of a command that changes something. When it is done, returns what its response
     /// waits for; `None` if the response is complete.
-    fn go_on_with(&self, now: Now, task: &mut Task, words: Words, out: &mut Vec<u8>) -> ControlFlow<Option<Rest>> {
+    fn resume_task(
+        &self,
+        now: Now,
+        task: &mut Task,
+        words: Words,
+        out: &mut Vec<u8>,
+    ) -> ControlFlow<Option<Continuation>> {
         let mut done = Vec::new();
         match self.step(now, task) {
             Ok(Step::Unfinished) => return ControlFlow::Continue(()),
@@ -308,7 +314,7 @@ impl Admin {
             }
         }
         if let Some(commit) = self.commit(task.control()) {
-            return ControlFlow::Break(Some(Rest::Commit { commit, done }));
+            return ControlFlow::Break(Some(Continuation::Commit { commit, done }));
         }
         out.extend_from_slice(&done);
         ControlFlow::Break(None)

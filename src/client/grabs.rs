@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, AssignedJob};
 use super::connection::{Connection, ConnectionError};
+use super::job_runner::{foreign, unasked};
 use super::limit::tell_limited;
-use super::perform::{foreign, unasked};
 use crate::protocol::FunctionName;
 use crate::protocol::packet::PacketType;
 use crate::protocol::request::ConnectionOption;

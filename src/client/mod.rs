@@ -2,9 +2,9 @@
 //!
 //! * `address`: server addresses, from options and environment.
 //! * `connection`: sends and receives packets over TCP or a UNIX socket; `answer` decodes them.
-//! * `worker` runs a `command` per job; `slot` is one of its connections, `perform` runs jobs on one, `grabs`
-//!   tracks grabbed and held jobs, `backoff` is the pause between two attempts to connect; `managed` is a
-//!   remotely controlled worker.
+//! * `worker` runs a `command` per job; `worker_connection` is one of its connections, `job_runner` runs jobs
+//!   on one, `grabs` tracks grabbed and held jobs, `backoff` is the pause between two attempts to connect;
+//!   `managed` is a remotely controlled worker.
 //! * `submit` submits jobs: `source` reads them, `pipeline` tracks them, `output` prints their results.
 //! * `admin` sends text commands: `admin_text` reads a response, `listing` formats it as a table or JSON, and
 //!   `table` does so for listings with a heading line.
@@ -25,13 +25,12 @@ mod connection;
 mod fleet;
 mod format;
 mod grabs;
+mod job_runner;
 mod limit;
 mod listing;
 mod managed;
 mod output;
-mod perform;
 mod pipeline;
-mod slot;
 mod source;
 mod submit;
 mod table;
@@ -39,6 +38,7 @@ pub(crate) mod terminal;
 mod top;
 mod values;
 mod worker;
+mod worker_connection;
 
 use std::fmt;
 use std::io::{self, Write};

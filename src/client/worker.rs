@@ -1,9 +1,9 @@
 //! `gearmand work`: a worker that runs a command for every job.
 //!
-//! Each command that may run concurrently has its own connection to each server ([`super::slot`]): a server
-//! wakes and times out connections, not jobs, so a second job on a connection would wait for the result of
-//! the first, share its timer, and be lost together with it. With several servers the connections share the
-//! permits to run a command.
+//! Each command that may run concurrently has its own connection to each server
+//! ([`super::worker_connection`]): a server wakes and times out connections, not jobs, so a second job on a
+//! connection would wait for the result of the first, share its timer, and be lost together with it. With
+//! several servers the connections share the permits to run a command.
 
 use std::ffi::OsString;
 use std::num::NonZeroU64;
@@ -20,7 +20,7 @@ use super::address::ServerArgs;
 use super::command::JobCommand;
 use super::grabs::Allowance;
 use super::managed::{self, ManagedArgs};
-use super::slot::{ServerState, Slot};
+use super::worker_connection::{ServerState, WorkerConnection};
 use super::{ToolError, tell, values};
 use crate::protocol::FunctionName;
 
@@ -191,14 +191,14 @@ pub(super) async fn run(args: WorkArgs) -> Result<u8, ToolError> {
     let concurrency = args.concurrency;
     let worker = Arc::new(Worker::new(args)?);
     obey_signals(worker.stop.clone(), worker.kill.clone())?;
-    let mut slots = JoinSet::new();
+    let mut connections = JoinSet::new();
     for address in servers {
         let state = Arc::new(ServerState::new(address));
         for _ in 0..concurrency {
-            slots.spawn(Slot::new(Arc::clone(&worker), Arc::clone(&state)).run());
+            connections.spawn(WorkerConnection::new(Arc::clone(&worker), Arc::clone(&state)).run());
         }
     }
-    while slots.join_next().await.is_some() {}
+    while connections.join_next().await.is_some() {}
     Ok(0)
 }
 

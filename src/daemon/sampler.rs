@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::{Arc, Weak};
 
-use crate::admin::look::SAMPLE_INTERVAL;
+use crate::admin::views::SAMPLE_INTERVAL;
 use crate::net::connection::Server;
 use crate::process::memory::Trimmer;
 
@@ -20,7 +20,7 @@ pub(super) fn start(server: &Arc<Server>) -> io::Result<()> {
 fn run(server: &Weak<Server>) {
     let mut trimmer = Trimmer::default();
     while let Some(server) = server.upgrade() {
-        server.admin.look.sample(server.clock.now());
+        server.admin.views.sample(server.clock.now());
         let account = server.pressure.account();
         trimmer.look(account.total(), account.take_most());
         drop(server);

@@ -18,7 +18,7 @@ use crate::log_level::audit;
 use crate::net::Clock;
 use crate::stats::{Stats, StoreState};
 use crate::store::location::{Access, Location};
-use crate::store::queue::Queue;
+use crate::store::write_queue::WriteQueue;
 use crate::store::writer::{self, Settings};
 use crate::store::{Begun, Replayed, Store, StoreError};
 
@@ -37,7 +37,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The running store of a server.
 pub(super) struct Keeper {
-    queue: Arc<Queue>,
+    queue: Arc<WriteQueue>,
     writer: JoinHandle<()>,
     /// `None` if all jobs were restored before the server accepted connections.
     restore: Option<Restore>,
@@ -53,7 +53,7 @@ impl Keeper {
         config: &Config,
         hub: &Arc<Hub>,
         clock: &Arc<Clock>,
-        queue: Arc<Queue>,
+        queue: Arc<WriteQueue>,
     ) -> Result<Self, StoreError> {
         let store = open(location, config.job_handle_prefix.as_str().into()).await?;
         let (store, restore, quarantined) = match begin(store).await? {

@@ -19,7 +19,7 @@ const LINES_MAX: usize = 1 << 12;
 /// A request to a monitor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verb", content = "arguments", rename_all = "camelCase")]
-pub enum Wish {
+pub enum MonitorCommand {
     /// Report the status of the fleet.
     Status,
     /// Replace the desired state.
@@ -45,7 +45,7 @@ pub enum Wish {
     },
 }
 
-/// A [`Wish`] as serialized. Arguments that a verb does not have are ignored, as workers do.
+/// A [`MonitorCommand`] as serialized. Arguments that a verb does not have are ignored, as workers do.
 #[derive(Deserialize)]
 struct Asked {
     verb: Wanted,
@@ -70,7 +70,7 @@ struct Arguments {
     host: Option<String>,
 }
 
-impl<'de> Deserialize<'de> for Wish {
+impl<'de> Deserialize<'de> for MonitorCommand {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Asked { verb, arguments: Arguments { desired, host } } = Asked::deserialize(deserializer)?;
         let which = |host: Option<String>| host.ok_or_else(|| D::Error::custom("\"arguments.host\" is missing"));
@@ -232,23 +232,23 @@ mod tests {
 
     #[test]
     fn a_wish_is_a_verb_with_the_arguments_that_it_needs() {
-        let of = |text: &str| serde_json::from_str::<Wish>(text);
+        let of = |text: &str| serde_json::from_str::<MonitorCommand>(text);
         let host = || "web1".to_owned();
-        for (text, wish) in [
-            (r#"{"verb": "status"}"#, Wish::Status),
-            (r#"{"verb": "status", "arguments": {}}"#, Wish::Status),
-            (r#"{"arguments": {"host": "web1", "new": 1}, "verb": "status", "new": 1}"#, Wish::Status),
-            (r#"{"verb": "roll"}"#, Wish::Roll { host: None }),
-            (r#"{"verb": "roll", "arguments": null}"#, Wish::Roll { host: None }),
-            (r#"{"verb": "roll", "arguments": []}"#, Wish::Roll { host: None }),
-            (r#"{"verb": "roll", "arguments": {"host": null}}"#, Wish::Roll { host: None }),
-            (r#"{"verb": "roll", "arguments": {"host": "web1"}}"#, Wish::Roll { host: Some(host()) }),
-            (r#"{"verb": "stop", "arguments": {"host": "web1"}}"#, Wish::Stop { host: host() }),
-            (r#"{"verb": "start", "arguments": {"host": "web1"}}"#, Wish::Start { host: host() }),
-            (r#"{"verb": "apply", "arguments": {"desired": ""}}"#, Wish::Apply { desired: String::new() }),
+        for (text, command) in [
+            (r#"{"verb": "status"}"#, MonitorCommand::Status),
+            (r#"{"verb": "status", "arguments": {}}"#, MonitorCommand::Status),
+            (r#"{"arguments": {"host": "web1", "new": 1}, "verb": "status", "new": 1}"#, MonitorCommand::Status),
+            (r#"{"verb": "roll"}"#, MonitorCommand::Roll { host: None }),
+            (r#"{"verb": "roll", "arguments": null}"#, MonitorCommand::Roll { host: None }),
+            (r#"{"verb": "roll", "arguments": []}"#, MonitorCommand::Roll { host: None }),
+            (r#"{"verb": "roll", "arguments": {"host": null}}"#, MonitorCommand::Roll { host: None }),
+            (r#"{"verb": "roll", "arguments": {"host": "web1"}}"#, MonitorCommand::Roll { host: Some(host()) }),
+            (r#"{"verb": "stop", "arguments": {"host": "web1"}}"#, MonitorCommand::Stop { host: host() }),
+            (r#"{"verb": "start", "arguments": {"host": "web1"}}"#, MonitorCommand::Start { host: host() }),
+            (r#"{"verb": "apply", "arguments": {"desired": ""}}"#, MonitorCommand::Apply { desired: String::new() }),
         ] {
-            assert_eq!(of(text).unwrap(), wish, "{text}");
-            assert_eq!(of(&serde_json::to_string(&wish).unwrap()).unwrap(), wish);
+            assert_eq!(of(text).unwrap(), command, "{text}");
+            assert_eq!(of(&serde_json::to_string(&command).unwrap()).unwrap(), command);
         }
         for (text, why) in [
             ("{}", "missing field `verb`"),

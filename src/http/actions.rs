@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::Interface;
-use super::answer::{Failure, json};
+use super::answer::{ApiError, json};
 use super::body::read_body;
 use super::guard::is_json;
-use super::routes::{Call, Route};
+use super::routes::{RequestContext, Route};
 use crate::admin::control::{COMMIT_WAIT, Commit, Control, NOT_STORED, Step, Task, error_code, host, not_stored};
-use crate::admin::look::parse_worker_id;
+use crate::admin::views::parse_worker_id;
 use crate::job_server::{ControlError, WorkerSelector};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
@@ -72,15 +72,15 @@ struct Workers {
 }
 
 /// Runs the requested action, in bounded steps.
-pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    let body = std::mem::take(&mut call.body);
-    let body = read_small(&call.headers, body).await?;
-    let name = std::mem::take(&mut call.name);
+pub(super) async fn act(route: Route, mut context: RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    let body = std::mem::take(&mut context.body);
+    let body = read_small(&context.headers, body).await?;
+    let name = std::mem::take(&mut context.name);
     let controls = controls(route, name, &body)?;
-    let Call { interface, actor, .. } = call;
+    let RequestContext { interface, actor, .. } = context;
     let permit = Arc::clone(&interface.actions).try_acquire_owned();
-    let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too many concurrent actions; try again"))?;
+    let permit = permit.map_err(|_| ApiError::busy("too_many_actions", "too many concurrent actions; try again"))?;
     // A separate task, so that the action completes even if the client disconnects.
     let task = tokio::spawn(async move {
         let _permit = permit;
@@ -95,39 +95,39 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     });
     match task.await {
         Ok(affected) => Ok(json(&Affected { affected: affected? })),
-        Err(_) => Err(Failure::busy("stopped", "the server stopped before the action completed")),
+        Err(_) => Err(ApiError::busy("stopped", "the server stopped before the action completed")),
     }
 }
 
 /// Reads the body of a small request.
-pub(super) async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Failure> {
+pub(super) async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
     let body = read_body(body, BODY_MAX).await?;
     if !body.is_empty() && !is_json(headers) {
         let message = "the body must be JSON, with `Content-Type: application/json`";
-        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
     }
     Ok(body)
 }
 
 /// Parses JSON.
-pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| Failure::bad("bad_body", format!("invalid body: {error}")))
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::bad("bad_body", format!("invalid body: {error}")))
 }
 
 /// Parses JSON; an empty body equals an empty object.
-fn parse_or_nothing<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {
+fn parse_or_nothing<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, ApiError> {
     if body.is_empty() { Ok(T::default()) } else { parse(body) }
 }
 
 /// Translates a request into control commands.
-fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Failure> {
+fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, ApiError> {
     let control = match route {
         Route::MoveJob => Control::MoveJob { handle: name, to: target(body)? },
         Route::MoveJobs => Control::MoveJobs { from: function(name)?, to: target(body)? },
         Route::SetPriority => {
             let wanted = parse::<NewPriority>(body)?.priority;
             let message = || format!("priority cannot be {wanted:?}; it is high, normal or low");
-            let priority = Priority::from_name(&wanted).ok_or_else(|| Failure::bad("bad_body", message()))?;
+            let priority = Priority::from_name(&wanted).ok_or_else(|| ApiError::bad("bad_body", message()))?;
             Control::SetPriority { handle: name, priority }
         }
         Route::Limits => return limits(&function(name)?, &parse(body)?),
@@ -142,7 +142,7 @@ fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Fa
                 Route::CancelJobs => Control::CancelJobs { function: function(name)? },
                 Route::CreateFunction => Control::CreateFunction { function: function(name)? },
                 Route::DropFunction => Control::DropFunction { function: function(name)? },
-                _ => return Err(Failure::missing("no_such_route", "no action exists at this address")),
+                _ => return Err(ApiError::missing("no_such_route", "no action exists at this address")),
             }
         }
     };
@@ -150,55 +150,55 @@ fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Fa
 }
 
 /// Bytes given either as text or, in the member with the suffix `_base64`, as base64.
-pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>, Failure> {
+pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>, ApiError> {
     match (text, base64) {
         (None, None) => Ok(None),
         (Some(text), None) => Ok(Some(text.into_bytes())),
         (None, Some(encoded)) => STANDARD
             .decode(encoded)
             .map(Some)
-            .map_err(|error| Failure::bad("bad_body", format!("{name}_base64 is not valid base64: {error}"))),
-        (Some(_), Some(_)) => Err(Failure::bad("bad_body", format!("give {name} or {name}_base64, not both"))),
+            .map_err(|error| ApiError::bad("bad_body", format!("{name}_base64 is not valid base64: {error}"))),
+        (Some(_), Some(_)) => Err(ApiError::bad("bad_body", format!("give {name} or {name}_base64, not both"))),
     }
 }
 
 /// The function to which jobs are moved.
-fn target(body: &[u8]) -> Result<Vec<u8>, Failure> {
+fn target(body: &[u8]) -> Result<Vec<u8>, ApiError> {
     let Target { to, to_base64 } = parse(body)?;
-    function(bytes("to", to, to_base64)?.ok_or_else(|| Failure::bad("bad_body", "give to or to_base64"))?)
+    function(bytes("to", to, to_base64)?.ok_or_else(|| ApiError::bad("bad_body", "give to or to_base64"))?)
 }
 
 /// A valid function name. It must not contain NUL, which separates arguments in packets.
-pub(super) fn function(name: Vec<u8>) -> Result<Vec<u8>, Failure> {
+pub(super) fn function(name: Vec<u8>) -> Result<Vec<u8>, ApiError> {
     if name.contains(&0) || name.len() > FUNCTION_MAX {
         let message = format!("a function's name has at most {FUNCTION_MAX} bytes, none of them NUL");
-        return Err(Failure::bad("bad_function", message));
+        return Err(ApiError::bad("bad_function", message));
     }
     Ok(name)
 }
 
-fn limits(function: &[u8], limits: &Limits) -> Result<Vec<Control>, Failure> {
+fn limits(function: &[u8], limits: &Limits) -> Result<Vec<Control>, ApiError> {
     let function = || function.to_vec();
     let running = limits.max_running.map(|most| Control::LimitRunning { function: function(), most });
     let queue = limits.max_queue.map(|limits| Control::LimitQueue { function: function(), limits });
     let controls: Vec<_> = running.into_iter().chain(queue).collect();
     if controls.is_empty() {
-        return Err(Failure::bad("bad_body", "give max_running, max_queue or both"));
+        return Err(ApiError::bad("bad_body", "give max_running, max_queue or both"));
     }
     Ok(controls)
 }
 
-fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
+fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, ApiError> {
     let Workers { connection, client, client_base64, host: address, function: of, function_base64 } = workers;
     let client = bytes("client", client, client_base64)?;
     let selector = match (connection, client, address) {
         (Some(connection), None, None) => match parse_worker_id(&connection) {
             Some(id) => WorkerSelector::Connection(id),
-            None => return Err(Failure::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
+            None => return Err(ApiError::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
         },
         (None, Some(client), None) => WorkerSelector::Client(client),
         (None, None, Some(address)) => named_host(route, address)?,
-        _ => return Err(Failure::bad("bad_body", "give one of connection, client, client_base64 and host")),
+        _ => return Err(ApiError::bad("bad_body", "give one of connection, client, client_base64 and host")),
     };
     let function = bytes("function", of, function_base64)?.map(function).transpose()?;
     let control = match route {
@@ -206,7 +206,7 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
         Route::Drain => Control::Drain { selector, function },
         Route::Enable => Control::Enable { selector, function },
         _ if function.is_some() => {
-            return Err(Failure::bad("bad_body", "a connection is closed for all functions; omit function"));
+            return Err(ApiError::bad("bad_body", "a connection is closed for all functions; omit function"));
         }
         _ => Control::Kick { selector },
     };
@@ -214,28 +214,28 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
 }
 
 /// Selects the workers of a host. A rule with a host name that another version created can still be ended.
-fn named_host(route: Route, address: String) -> Result<WorkerSelector, Failure> {
+fn named_host(route: Route, address: String) -> Result<WorkerSelector, ApiError> {
     match host(&address) {
         Ok(selector) => Ok(selector),
         Err(_) if route == Route::Enable => Ok(WorkerSelector::Host(address)),
-        Err(wanted) => Err(Failure::bad("bad_host", format!("host cannot be {address:?}: {wanted}"))),
+        Err(wanted) => Err(ApiError::bad("bad_host", format!("host cannot be {address:?}: {wanted}"))),
     }
 }
 
 /// Waits until the change is committed, as long as the store makes progress.
-async fn committed(commit: Option<Commit>) -> Result<(), Failure> {
+async fn committed(commit: Option<Commit>) -> Result<(), ApiError> {
     let Some(mut commit) = commit else { return Ok(()) };
     loop {
         match timeout(COMMIT_WAIT, poll_fn(|context| commit.poll(context.waker()))).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(why)) => return Err(Failure::busy(NOT_STORED, not_stored(Some(why)))),
+            Ok(Err(why)) => return Err(ApiError::busy(NOT_STORED, not_stored(Some(why)))),
             Err(_) if commit.has_progressed() => {}
-            Err(_) => return Err(Failure::busy(NOT_STORED, not_stored(None))),
+            Err(_) => return Err(ApiError::busy(NOT_STORED, not_stored(None))),
         }
     }
 }
 
-async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
+async fn run(interface: &Interface, task: &mut Task) -> Result<usize, ApiError> {
     let admin = &interface.parts.admin;
     loop {
         match admin.step(interface.now(), task) {
@@ -249,7 +249,7 @@ async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
 }
 
 /// The HTTP status for an error of the job server.
-pub(super) fn refusal(error: ControlError) -> Failure {
+pub(super) fn refusal(error: ControlError) -> ApiError {
     let status = match error {
         ControlError::NoSuchJob
         | ControlError::NoSuchFunction
@@ -266,5 +266,5 @@ pub(super) fn refusal(error: ControlError) -> Failure {
         | ControlError::TooManySettings
         | ControlError::TooManyRules => StatusCode::CONFLICT,
     };
-    Failure::new(status, error_code(error), error.to_string())
+    ApiError::new(status, error_code(error), error.to_string())
 }

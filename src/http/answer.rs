@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
 use serde::Serialize;
 
-use super::routes::Reading;
+use super::routes::StreamPermit;
 
 /// Approximate chunk size of a streaming body, in bytes.
 pub(super) const PIECE: usize = 32 * 1024;
@@ -22,13 +22,13 @@ pub(super) fn kib(bytes: usize) -> usize {
 
 /// An error response, with a code for programs and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct ApiError {
     status: StatusCode,
     code: String,
     message: String,
 }
 
-impl Failure {
+impl ApiError {
     pub(super) fn new(status: StatusCode, code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { status, code: code.into(), message: message.into() }
     }
@@ -55,19 +55,19 @@ impl Failure {
 }
 
 #[derive(Serialize)]
-struct FailureBody<'a> {
-    error: FailureText<'a>,
+struct ApiErrorBody<'a> {
+    error: ApiErrorText<'a>,
 }
 
 #[derive(Serialize)]
-struct FailureText<'a> {
+struct ApiErrorText<'a> {
     code: &'a str,
     message: &'a str,
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = FailureBody { error: FailureText { code: &self.code, message: &self.message } };
+        let body = ApiErrorBody { error: ApiErrorText { code: &self.code, message: &self.message } };
         let mut response = json_with(self.status, &body);
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
@@ -101,7 +101,7 @@ pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: Bo
 pub(super) fn list<T: Serialize>(
     name: &str,
     end: &str,
-    reading: Reading,
+    permit: StreamPermit,
     mut next: impl FnMut() -> Option<T> + Send + Unpin + 'static,
 ) -> Response {
     let mut head = Some(format!("{{\"{name}\":["));
@@ -109,7 +109,7 @@ pub(super) fn list<T: Serialize>(
     let mut is_first = true;
     let pieces = move || {
         // Holds the permit until the body is dropped.
-        let _reading = &reading;
+        let _permit = &permit;
         end.as_ref()?;
         let mut piece = head.take().unwrap_or_default().into_bytes();
         while piece.len() < PIECE {
@@ -125,7 +125,7 @@ pub(super) fn list<T: Serialize>(
         }
         Some(Bytes::from(piece))
     };
-    with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(pieces)))
+    with_type(StatusCode::OK, "application/json", Body::new(ChunkedBody::new(pieces)))
 }
 
 /// The cursor of the next page, to follow a list.
@@ -135,18 +135,18 @@ pub(super) fn next_page(next: Option<String>) -> String {
 
 /// A streaming body that makes each chunk when there is room for it. It yields between chunks, so that other
 /// connections run.
-pub(super) struct Pieces<F> {
+pub(super) struct ChunkedBody<F> {
     make: F,
     is_others_turn: bool,
 }
 
-impl<F: FnMut() -> Option<Bytes>> Pieces<F> {
+impl<F: FnMut() -> Option<Bytes>> ChunkedBody<F> {
     pub(super) fn new(make: F) -> Self {
         Self { make, is_others_turn: false }
     }
 }
 
-impl<F: FnMut() -> Option<Bytes> + Unpin> HttpBody for Pieces<F> {
+impl<F: FnMut() -> Option<Bytes> + Unpin> HttpBody for ChunkedBody<F> {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 

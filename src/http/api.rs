@@ -11,12 +11,12 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::actions::refusal;
-use super::answer::{self, Failure, json, json_with, next_page, with_type};
+use super::answer::{self, ApiError, json, json_with, next_page, with_type};
 use super::query::Query;
-use super::routes::Call;
+use super::routes::RequestContext;
 use super::{Interface, pulse};
-use crate::admin::look::{HEAD_MAX, JobFilter, STORE_WAIT, WorkerFilter, parse_worker_id, worker_id};
 use crate::admin::view::ServerView;
+use crate::admin::views::{HEAD_MAX, JobFilter, STORE_WAIT, WorkerFilter, parse_worker_id, worker_id};
 use crate::protocol::Priority;
 
 /// Error code when the job server's thread does not respond.
@@ -32,10 +32,10 @@ const PREVIEW: usize = 1024;
 const PREVIEW_MAX: usize = HEAD_MAX;
 
 /// Liveness: HTTP is served and the job server's thread responds.
-pub(super) async fn healthy(call: Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    if !lives(&call.interface).await {
-        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, NOT_RESPONDING, STUCK));
+pub(super) async fn healthy(context: RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    if !lives(&context.interface).await {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, NOT_RESPONDING, STUCK));
     }
     Ok(with_type(StatusCode::OK, "text/plain; charset=utf-8", Body::from("ok\n")))
 }
@@ -59,14 +59,14 @@ struct Reason {
 }
 
 /// Readiness: whether the server accepts jobs.
-pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    if !lives(&call.interface).await {
+pub(super) async fn ready(context: RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    if !lives(&context.interface).await {
         // Nothing else is queried, since it could be stuck too.
         let reason = Reason { code: NOT_RESPONDING, message: STUCK.to_owned() };
         return Ok(readiness(vec![reason], Vec::new()));
     }
-    let server = call.interface.parts.admin.look.server(call.interface.now());
+    let server = context.interface.parts.admin.views.server(context.interface.now());
     let mut reasons = Vec::new();
     if server.draining {
         reasons.push(Reason { code: "draining", message: "the server is draining, and accepts no jobs".to_owned() });
@@ -84,7 +84,7 @@ pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
         let message = "background jobs are in memory, and are lost when the server stops".to_owned();
         warnings.push(Reason { code: "memory_only", message });
     }
-    if call.interface.parts.stats.memory.is_refusing.get() > 0 {
+    if context.interface.parts.stats.memory.is_refusing.get() > 0 {
         let message = "submissions are rejected: the memory or job limit is reached (max-memory, \
                        max-workload-memory, max-jobs)";
         warnings.push(Reason { code: "submissions_refused", message: message.to_owned() });
@@ -113,11 +113,11 @@ struct Server<'a> {
 }
 
 /// The state of the server.
-pub(super) fn server(call: &Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    let interface = &call.interface;
+pub(super) fn server(context: &RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    let interface = &context.interface;
     Ok(json(&Server {
-        view: interface.parts.admin.look.server(interface.now()),
+        view: interface.parts.admin.views.server(interface.now()),
         host_name: interface.settings.own_name.as_deref(),
         addresses: &interface.settings.addresses,
         read_only: interface.settings.read_only,
@@ -126,13 +126,13 @@ pub(super) fn server(call: &Call) -> Result<Response, Failure> {
 }
 
 /// All functions.
-pub(super) async fn functions(call: Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    let reading = call.long_list()?;
-    let interface = Arc::clone(&call.interface);
-    let mut pieces = interface.parts.admin.look.functions_in_pieces();
+pub(super) async fn functions(context: RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    let permit = context.long_list()?;
+    let interface = Arc::clone(&context.interface);
+    let mut pieces = interface.parts.admin.views.functions_in_pieces();
     while pieces.is_counting() {
-        pieces.next_piece(&interface.parts.admin.look, interface.now());
+        pieces.next_piece(&interface.parts.admin.views, interface.now());
         yield_now().await;
     }
     // The next batch is viewed only after the previous one was written, so a slow reader does not hold the
@@ -143,38 +143,38 @@ pub(super) async fn functions(call: Call) -> Result<Response, Failure> {
             if let Some(view) = viewed.next() {
                 return Some(view);
             }
-            viewed = pieces.next_piece(&interface.parts.admin.look, interface.now())?.into_iter();
+            viewed = pieces.next_piece(&interface.parts.admin.views, interface.now())?.into_iter();
         }
     };
-    Ok(answer::list("functions", "", reading, next))
+    Ok(answer::list("functions", "", permit, next))
 }
 
 /// One function.
-pub(super) fn function(call: &Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    match call.interface.parts.admin.look.function(call.interface.now(), &call.name) {
+pub(super) fn function(context: &RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    match context.interface.parts.admin.views.function(context.interface.now(), &context.name) {
         Some(function) => Ok(json(&function)),
         None => Err(no_such_function()),
     }
 }
 
-fn no_such_function() -> Failure {
-    Failure::missing("no_such_function", "there is no such function")
+fn no_such_function() -> ApiError {
+    ApiError::missing("no_such_function", "there is no such function")
 }
 
 /// The history of the last hour, of one function or of all.
-pub(super) fn history(call: &Call, function: Option<&[u8]>) -> Result<Response, Failure> {
-    call.query(&[])?;
-    match call.interface.parts.admin.look.history(function) {
+pub(super) fn history(context: &RequestContext, function: Option<&[u8]>) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    match context.interface.parts.admin.views.history(function) {
         Some(history) => Ok(json(&history)),
         None => Err(no_such_function()),
     }
 }
 
 /// A page of workers.
-pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
+pub(super) fn workers(context: &RequestContext) -> Result<Response, ApiError> {
     const STATES: &[&str] = &["disabled", "draining", "drained", "working", "asleep", "woken", "waiting"];
-    let query = call.query(&["function", "host", "client", "state", "limit", "after"])?;
+    let query = context.query(&["function", "host", "client", "state", "limit", "after"])?;
     let after =
         query.text("after")?.map(|after| parse_worker_id(after).ok_or_else(|| bad_cursor(after))).transpose()?;
     let filter = WorkerFilter {
@@ -185,40 +185,40 @@ pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
         limit: limit(&query)?,
         after,
     };
-    let reading = call.long_list()?;
-    let interface = Arc::clone(&call.interface);
-    let page = interface.parts.admin.look.list_workers(&filter);
+    let permit = context.long_list()?;
+    let interface = Arc::clone(&context.interface);
+    let page = interface.parts.admin.views.list_workers(&filter);
     let mut left = page.items.into_iter();
     // Workers that have disconnected meanwhile are skipped.
-    let next = move || left.find_map(|id| interface.parts.admin.look.listed_worker(interface.now(), id));
-    Ok(answer::list("workers", &next_page(page.next.map(worker_id)), reading, next))
+    let next = move || left.find_map(|id| interface.parts.admin.views.listed_worker(interface.now(), id));
+    Ok(answer::list("workers", &next_page(page.next.map(worker_id)), permit, next))
 }
 
-fn limit(query: &Query) -> Result<usize, Failure> {
+fn limit(query: &Query) -> Result<usize, ApiError> {
     let limit = query.number("limit", "a number from 1 to 1000")?.unwrap_or(PAGE);
     if (1..=PAGE_MAX).contains(&limit) {
         Ok(limit)
     } else {
-        Err(Failure::bad("bad_parameter", format!("limit cannot be {limit}; it is a number from 1 to {PAGE_MAX}")))
+        Err(ApiError::bad("bad_parameter", format!("limit cannot be {limit}; it is a number from 1 to {PAGE_MAX}")))
     }
 }
 
-fn bad_cursor(after: &str) -> Failure {
-    Failure::bad("bad_parameter", format!("after cannot be {after:?}; it is the `next` of the previous page"))
+fn bad_cursor(after: &str) -> ApiError {
+    ApiError::bad("bad_parameter", format!("after cannot be {after:?}; it is the `next` of the previous page"))
 }
 
 /// One worker, with its jobs.
-pub(super) fn worker(call: &Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    let missing = || Failure::missing("no_such_worker", "there is no such worker; its id is SLOT-GENERATION");
-    let id = std::str::from_utf8(&call.name).ok().and_then(parse_worker_id).ok_or_else(missing)?;
-    let worker = call.interface.parts.admin.look.worker(call.interface.now(), id).ok_or_else(missing)?;
+pub(super) fn worker(context: &RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    let missing = || ApiError::missing("no_such_worker", "there is no such worker; its id is SLOT-GENERATION");
+    let id = std::str::from_utf8(&context.name).ok().and_then(parse_worker_id).ok_or_else(missing)?;
+    let worker = context.interface.parts.admin.views.worker(context.interface.now(), id).ok_or_else(missing)?;
     Ok(json(&worker))
 }
 
 /// A page of jobs.
-pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
-    let query = call.query(&[
+pub(super) fn jobs(context: &RequestContext) -> Result<Response, ApiError> {
+    let query = context.query(&[
         "function",
         "state",
         "unique",
@@ -231,7 +231,7 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
     ])?;
     let older_than_s = query.number::<f64>("older_than_s", "a number of seconds")?;
     if older_than_s.is_some_and(|seconds| !seconds.is_finite()) {
-        return Err(Failure::bad("bad_parameter", "older_than_s is larger than any number of seconds"));
+        return Err(ApiError::bad("bad_parameter", "older_than_s is larger than any number of seconds"));
     }
     let after = query.text("after")?.map(|after| after.parse().map_err(|_| bad_cursor(after))).transpose()?;
     let priority = query.word("priority", &["high", "normal", "low"])?;
@@ -246,22 +246,22 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
         limit: limit(&query)?,
         after,
     };
-    let reading = call.long_list()?;
-    let page = call.interface.parts.admin.look.jobs(call.interface.now(), &filter);
+    let permit = context.long_list()?;
+    let page = context.interface.parts.admin.views.jobs(context.interface.now(), &filter);
     let mut left = page.items.into_iter();
-    Ok(answer::list("jobs", &next_page(page.next.map(|next| next.to_string())), reading, move || left.next()))
+    Ok(answer::list("jobs", &next_page(page.next.map(|next| next.to_string())), permit, move || left.next()))
 }
 
 /// One job.
-pub(super) async fn job(call: Call) -> Result<Response, Failure> {
-    let query = call.query(&["preview"])?;
+pub(super) async fn job(context: RequestContext) -> Result<Response, ApiError> {
+    let query = context.query(&["preview"])?;
     let preview = query.number("preview", "a number of bytes")?.unwrap_or(PREVIEW);
     if preview > PREVIEW_MAX {
         let message = format!("preview cannot be {preview}; it is a number of bytes up to {PREVIEW_MAX}");
-        return Err(Failure::bad("bad_parameter", message));
+        return Err(ApiError::bad("bad_parameter", message));
     }
-    let admin = &call.interface.parts.admin;
-    let job = admin.look.job(call.interface.now(), &call.name, preview);
+    let admin = &context.interface.parts.admin;
+    let job = admin.views.job(context.interface.now(), &context.name, preview);
     let mut job = job.ok_or_else(|| refusal(admin.no_such_job()))?;
     // On a timeout, the job is returned without the preview.
     let _ = timeout(STORE_WAIT, poll_fn(|context| job.poll(context.waker()))).await;
@@ -269,9 +269,9 @@ pub(super) async fn job(call: Call) -> Result<Response, Failure> {
 }
 
 /// The rules that keep workers from getting jobs.
-pub(super) fn rules(call: &Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    let reading = call.long_list()?;
-    let mut rules = call.interface.parts.admin.look.rules();
-    Ok(answer::list("rules", "", reading, move || rules.next()))
+pub(super) fn rules(context: &RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    let permit = context.long_list()?;
+    let mut rules = context.interface.parts.admin.views.rules();
+    Ok(answer::list("rules", "", permit, move || rules.next()))
 }

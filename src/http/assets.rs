@@ -7,8 +7,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
-use super::answer::Failure;
-use super::routes::Call;
+use super::answer::ApiError;
+use super::routes::RequestContext;
 
 /// The OpenAPI description.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
@@ -33,7 +33,7 @@ const ASSETS: &[Asset] = &[
     Asset::new("functions.js", SCRIPT, include_bytes!("assets/functions.js")),
     Asset::new("jobs.js", SCRIPT, include_bytes!("assets/jobs.js")),
     Asset::new("logo.svg", IMAGE, include_bytes!("assets/logo.svg")),
-    Asset::new("orders.js", SCRIPT, include_bytes!("assets/orders.js")),
+    Asset::new("commands.js", SCRIPT, include_bytes!("assets/commands.js")),
     Asset::new("overview.js", SCRIPT, include_bytes!("assets/overview.js")),
     Asset::new("preview.js", SCRIPT, include_bytes!("assets/preview.js")),
     Asset::new("server.js", SCRIPT, include_bytes!("assets/server.js")),
@@ -79,23 +79,23 @@ impl Asset {
 }
 
 /// The dashboard.
-pub(super) fn page(call: &Call) -> Response {
-    PAGE.answer(&call.headers)
+pub(super) fn page(context: &RequestContext) -> Response {
+    PAGE.answer(&context.headers)
 }
 
 /// A file of the dashboard.
-pub(super) fn asset(call: &Call) -> Result<Response, Failure> {
-    match ASSETS.iter().find(|asset| asset.name.as_bytes() == call.name) {
-        Some(asset) => Ok(asset.answer(&call.headers)),
-        None => Err(Failure::missing("no_such_asset", "the dashboard has no such file")),
+pub(super) fn asset(context: &RequestContext) -> Result<Response, ApiError> {
+    match ASSETS.iter().find(|asset| asset.name.as_bytes() == context.name) {
+        Some(asset) => Ok(asset.answer(&context.headers)),
+        None => Err(ApiError::missing("no_such_asset", "the dashboard has no such file")),
     }
 }
 
 /// The OpenAPI description.
-pub(super) fn description(call: &Call) -> Result<Response, Failure> {
-    call.query(&[])?;
+pub(super) fn description(context: &RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
     let asset = Asset { name: "openapi.json", content_type: "application/json", content: OPENAPI.as_bytes() };
-    Ok(asset.answer(&call.headers))
+    Ok(asset.answer(&context.headers))
 }
 
 #[cfg(test)]

@@ -8,19 +8,19 @@ use axum::body::{Body, HttpBody as _};
 use axum::http::StatusCode;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Failure;
+use super::answer::ApiError;
 use super::budget::{SMALL, Share, append};
 
 /// Timeout for a small body as a whole, and for each part of that size of a large one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads a small body of at most `most` bytes.
-pub(super) async fn read_body(body: Body, most: usize) -> Result<Vec<u8>, Failure> {
+pub(super) async fn read_body(body: Body, most: usize) -> Result<Vec<u8>, ApiError> {
     read(body, most, None, PATIENCE).await
 }
 
 /// Reads a body of at most `most` bytes, and charges them to `share` as they arrive.
-pub(super) async fn read_large_body(body: Body, most: usize, share: &mut Share) -> Result<Vec<u8>, Failure> {
+pub(super) async fn read_large_body(body: Body, most: usize, share: &mut Share) -> Result<Vec<u8>, ApiError> {
     read(body, most, Some(share), PATIENCE).await
 }
 
@@ -29,10 +29,10 @@ async fn read(
     most: usize,
     mut share: Option<&mut Share>,
     patience: Duration,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Vec<u8>, ApiError> {
     let too_large = || {
         let message = format!("the body is larger than {most} bytes");
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     };
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
@@ -42,12 +42,12 @@ async fn read(
     loop {
         let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
         let frame = timeout_at(end, frame).await.map_err(|_| {
-            Failure::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "timeout while reading the body")
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "timeout while reading the body")
         })?;
         let frame = match frame {
             None => return Ok(bytes),
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Err(Failure::bad("bad_body", format!("the body cannot be read: {error}"))),
+            Some(Err(error)) => return Err(ApiError::bad("bad_body", format!("the body cannot be read: {error}"))),
         };
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > most {

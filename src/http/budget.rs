@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Interface;
-use super::answer::{Failure, kib};
+use super::answer::{ApiError, kib};
 use crate::stats::account::{Account, Amount, Part};
 
 /// Size of the budget in KiB, unless memory is limited or a single body may be larger.
@@ -64,7 +64,7 @@ impl Share {
     ///
     /// # Errors
     /// The budget is exhausted.
-    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Failure> {
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), ApiError> {
         let missing = self.missing(bytes);
         if missing > 0 {
             let more = Arc::clone(&self.budget.semaphore).try_acquire_many_owned(missing).map_err(|_| too_much())?;
@@ -113,8 +113,8 @@ impl Share {
 }
 
 /// The error for an exhausted budget.
-pub(super) fn too_much() -> Failure {
-    Failure::busy("too_much_at_once", "memory budget for large bodies is exhausted")
+pub(super) fn too_much() -> ApiError {
+    ApiError::busy("too_much_at_once", "memory budget for large bodies is exhausted")
 }
 
 /// Appends bytes without allocating for more than `most` bytes in total.

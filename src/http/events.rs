@@ -14,11 +14,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::answer::{Failure, with_type};
-use super::routes::Call;
+use super::answer::{ApiError, with_type};
+use super::routes::RequestContext;
 use super::{Interface, STREAMS};
-use crate::admin::look::Functions;
 use crate::admin::view::{FunctionView, ServerView};
+use crate::admin::views::Functions;
 
 /// Interval between events.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -43,12 +43,12 @@ struct OverviewBody {
 }
 
 /// Handles a request for the stream.
-pub(super) fn events(call: &Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    let interface = Arc::clone(&call.interface);
+pub(super) fn events(context: &RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    let interface = Arc::clone(&context.interface);
     let permit = Arc::clone(&interface.streams).try_acquire_owned();
     let permit =
-        permit.map_err(|_| Failure::busy("too_many_streams", format!("too many event streams (limit {STREAMS})")))?;
+        permit.map_err(|_| ApiError::busy("too_many_streams", format!("too many event streams (limit {STREAMS})")))?;
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopped = Box::pin(interface.stop.clone().cancelled_owned());
@@ -102,13 +102,13 @@ fn overview(interface: &Interface) -> Option<Bytes> {
     {
         return Some(event.clone());
     }
-    let (look, now) = (&interface.parts.admin.look, interface.now());
-    let (pieces, top) = next.get_or_insert_with(|| (look.busiest_in_pieces(FUNCTIONS), Vec::new()));
-    if let Some(piece) = pieces.next_piece(look, now) {
+    let (views, now) = (&interface.parts.admin.views, interface.now());
+    let (pieces, top) = next.get_or_insert_with(|| (views.busiest_in_pieces(FUNCTIONS), Vec::new()));
+    if let Some(piece) = pieces.next_piece(views, now) {
         top.extend(piece);
         return None;
     }
-    let event = event("overview", &OverviewBody { server: look.server(now), top: std::mem::take(top) });
+    let event = event("overview", &OverviewBody { server: views.server(now), top: std::mem::take(top) });
     *next = None;
     *last = Some((Instant::now(), event.clone()));
     Some(event)

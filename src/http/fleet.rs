@@ -4,8 +4,8 @@
 //! a time, and its answers are cached briefly for other requests. Without requests there are no rounds. The
 //! answers are untrusted: they are bounded, validated, and kept only in the form in which they are shown.
 
-mod ask;
-mod order;
+mod command;
+mod fan_out;
 mod view;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -20,15 +20,15 @@ use serde::Serialize;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
-use self::ask::{ANSWERS_MAX, Question, Reply, ask};
-pub(super) use self::order::order;
+pub(super) use self::command::command;
+use self::fan_out::{ANSWERS_MAX, JobRequest, Reply, fan_out};
 use self::view::{Heard, MonitorView, TEXT_MAX, WorkerView, cut};
 use super::Interface;
-use super::answer::{Failure, PIECE, Pieces, with_type};
+use super::answer::{ApiError, ChunkedBody, PIECE, with_type};
 use super::budget::{SMALL, Share};
-use super::routes::Call;
+use super::routes::RequestContext;
 use crate::fleet::contract::{ANSWER_MAX, FLEET, SET_ID, Status, Verb, WorkerId, fleet_of_function, read_answer};
-use crate::fleet::report::{REPORT_MAX, Report, Wish, read_report};
+use crate::fleet::report::{MonitorCommand, REPORT_MAX, Report, read_report};
 use crate::stats::Stats;
 
 /// Maximum number of workers and monitors in a round: the first ones by name.
@@ -56,7 +56,7 @@ pub(super) struct Rounds {
 /// The results of the rounds.
 #[derive(Default)]
 struct Known {
-    told: Option<(Instant, Result<Bytes, Failure>)>,
+    told: Option<(Instant, Result<Bytes, ApiError>)>,
     workers: HashMap<String, Last>,
     monitors: HashMap<String, Last>,
 }
@@ -70,9 +70,9 @@ struct Last {
 }
 
 /// Handles a request for the state of the fleet.
-pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    let interface = Arc::clone(&call.interface);
+pub(super) async fn fleet(context: RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    let interface = Arc::clone(&context.interface);
     let known = Arc::clone(&interface.fleet.known).lock_owned().await;
     let is_old = interface.fleet.is_old.swap(false, Ordering::Relaxed);
     let told = known.told.as_ref().filter(|(made, _)| !is_old && made.elapsed() < FRESH);
@@ -81,38 +81,38 @@ pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
         Some(told) => told?,
         // A separate task, so that the round completes even if the client disconnects, and rounds never
         // overlap.
-        None => match tokio::spawn(round(Arc::clone(&interface), call.actor.address.clone(), known)).await {
+        None => match tokio::spawn(round(Arc::clone(&interface), context.actor.address.clone(), known)).await {
             Ok(told) => told?,
-            Err(_) => return Err(Failure::busy("stopped", "the server stopped before all answers were received")),
+            Err(_) => return Err(ApiError::busy("stopped", "the server stopped before all answers were received")),
         },
     };
     if body.len() <= SMALL {
         return Ok(with_type(StatusCode::OK, "application/json", Body::from(body)));
     }
-    let reading = call.long_list()?;
+    let permit = context.long_list()?;
     let mut share = Share::new(&interface);
     share.hold(body.len())?;
     let mut left = body;
     let pieces = move || {
         // Holds the permit and the share until the body is dropped.
-        let _held = (&reading, &share);
+        let _held = (&permit, &share);
         let piece = left.split_to(PIECE.min(left.len()));
         (!piece.is_empty()).then_some(piece)
     };
-    Ok(with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(pieces))))
+    Ok(with_type(StatusCode::OK, "application/json", Body::new(ChunkedBody::new(pieces))))
 }
 
 /// Runs a round, and returns the JSON result.
-async fn round(interface: Arc<Interface>, peer: String, mut known: OwnedMutexGuard<Known>) -> Result<Bytes, Failure> {
+async fn round(interface: Arc<Interface>, peer: String, mut known: OwnedMutexGuard<Known>) -> Result<Bytes, ApiError> {
     let there = There::new(&interface.parts.stats);
     let began = Instant::now();
-    let (mut said, questions) = (Said::new(&there), there.questions());
-    let asked = ask(&interface, peer, &questions, PATIENCE, |place, reply| {
+    let (mut said, requests) = (Said::new(&there), there.requests());
+    let asked = fan_out(&interface, peer, &requests, PATIENCE, |place, reply| {
         said.take(&there, place, reply, unix_s(&interface));
     });
     let told = match asked.await {
         Ok(()) => Ok(known.tell(&there, said, began)),
-        Err(error) => Err(Failure::busy("no_connection", format!("the job server cannot be reached: {error}"))),
+        Err(error) => Err(ApiError::busy("no_connection", format!("the job server cannot be reached: {error}"))),
     };
     known.told = Some((Instant::now(), told.clone()));
     told
@@ -155,16 +155,17 @@ impl There {
     }
 
     /// One request for each worker, then one for each monitor.
-    fn questions(&self) -> Vec<Question> {
-        let (worker, monitor) = (Bytes::from(to_json(&Verb::Status.request())), Bytes::from(to_json(&Wish::Status)));
-        let question = |function: String, workload: &Bytes, most: usize| Question {
+    fn requests(&self) -> Vec<JobRequest> {
+        let (worker, monitor) =
+            (Bytes::from(to_json(&Verb::Status.request())), Bytes::from(to_json(&MonitorCommand::Status)));
+        let request = |function: String, workload: &Bytes, most: usize| JobRequest {
             function,
             unique: UNIQUE,
             workload: workload.clone(),
             most,
         };
-        let workers = self.workers.iter().map(|id| question(id.manage_function(), &worker, ANSWER_MAX));
-        let monitors = self.monitors.iter().map(|fleet| question(format!("{FLEET}{fleet}"), &monitor, REPORT_MAX));
+        let workers = self.workers.iter().map(|id| request(id.manage_function(), &worker, ANSWER_MAX));
+        let monitors = self.monitors.iter().map(|fleet| request(format!("{FLEET}{fleet}"), &monitor, REPORT_MAX));
         workers.chain(monitors).collect()
     }
 }

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use axum::response::Response;
 
 use super::Settings;
-use super::answer::Failure;
+use super::answer::ApiError;
 use super::server::Peer;
 
 /// Content security policy of the dashboard: it may load only resources of this server.
@@ -39,7 +39,7 @@ pub(super) struct Actor {
 ///
 /// # Errors
 /// The reason for the rejection.
-pub(super) fn admit(settings: &Settings, peer: Peer, request: &Request<Body>) -> Result<Actor, Failure> {
+pub(super) fn admit(settings: &Settings, peer: Peer, request: &Request<Body>) -> Result<Actor, ApiError> {
     let host = host(request)?;
     if let Some(host) = &host {
         check_host(settings, peer, host)?;
@@ -50,7 +50,7 @@ pub(super) fn admit(settings: &Settings, peer: Peer, request: &Request<Body>) ->
         check_form(request.headers())?;
         if settings.read_only {
             let message = "this server is read-only (http-read-only)";
-            return Err(Failure::new(StatusCode::FORBIDDEN, "read_only", message));
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "read_only", message));
         }
         if check_token(settings, peer, request.headers())? {
             text.push_str(" with a token");
@@ -60,18 +60,18 @@ pub(super) fn admit(settings: &Settings, peer: Peer, request: &Request<Body>) ->
 }
 
 /// The requested host, with its port. Only clients older than HTTP/1.1 omit it.
-fn host(request: &Request<Body>) -> Result<Option<String>, Failure> {
+fn host(request: &Request<Body>) -> Result<Option<String>, ApiError> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let header = hosts.next();
     if hosts.next().is_some() {
-        return Err(Failure::bad("bad_host", "multiple Host headers"));
+        return Err(ApiError::bad("bad_host", "multiple Host headers"));
     }
     let header = match header.map(HeaderValue::to_str).transpose() {
         Ok(header) => header.map(str::to_ascii_lowercase),
-        Err(_) => return Err(Failure::bad("bad_host", "the Host header is not a valid name")),
+        Err(_) => return Err(ApiError::bad("bad_host", "the Host header is not a valid name")),
     };
     if header.is_none() && request.version() > Version::HTTP_10 {
-        return Err(Failure::bad("bad_host", "the Host header is missing"));
+        return Err(ApiError::bad("bad_host", "the Host header is missing"));
     }
     let in_address = request.uri().authority().map(|authority| authority.as_str().to_ascii_lowercase());
     Ok(in_address.or(header))
@@ -79,7 +79,7 @@ fn host(request: &Request<Body>) -> Result<Option<String>, Failure> {
 
 /// Rejects unknown host names: an attacker may point one at this server's address to reach it from a page
 /// (DNS rebinding).
-fn check_host(settings: &Settings, peer: Peer, host: &str) -> Result<(), Failure> {
+fn check_host(settings: &Settings, peer: Peer, host: &str) -> Result<(), ApiError> {
     let name = without_port(host);
     let address = address_of(name);
     let is_known = settings.hosts.iter().any(|known| known == name);
@@ -92,7 +92,7 @@ fn check_host(settings: &Settings, peer: Peer, host: &str) -> Result<(), Failure
         return Ok(());
     }
     let message = format!("host name {name:?} is not allowed; add it with --http-allowed-host");
-    Err(Failure::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", message))
+    Err(ApiError::new(StatusCode::MISDIRECTED_REQUEST, "unknown_host", message))
 }
 
 fn without_port(host: &str) -> &str {
@@ -111,8 +111,8 @@ fn address_of(name: &str) -> Option<IpAddr> {
 }
 
 /// Rejects cross-site requests of browsers.
-fn check_site(settings: &Settings, host: Option<&str>, headers: &HeaderMap) -> Result<(), Failure> {
-    let refusal = || Failure::new(StatusCode::FORBIDDEN, "cross_site", "cross-site requests may not change anything");
+fn check_site(settings: &Settings, host: Option<&str>, headers: &HeaderMap) -> Result<(), ApiError> {
+    let refusal = || ApiError::new(StatusCode::FORBIDDEN, "cross_site", "cross-site requests may not change anything");
     if let Some(site) = headers.get(FETCH_SITE)
         && site != "same-origin"
         && site != "none"
@@ -132,13 +132,13 @@ fn check_site(settings: &Settings, host: Option<&str>, headers: &HeaderMap) -> R
 
 /// Rejects requests that a form on another site could send: a form cannot set headers or send JSON. For a
 /// request without a body, headers set by the browser suffice.
-fn check_form(headers: &HeaderMap) -> Result<(), Failure> {
+fn check_form(headers: &HeaderMap) -> Result<(), ApiError> {
     let is_vouched_for = [REQUESTED_WITH, ORIGIN, FETCH_SITE].into_iter().any(|header| headers.contains_key(header));
     if is_json(headers) || (is_vouched_for && !headers.contains_key(CONTENT_TYPE)) {
         return Ok(());
     }
     let message = "send `Content-Type: application/json`, or without a body `X-Requested-With:` with any value";
-    Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message))
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message))
 }
 
 /// Whether the content type is JSON.
@@ -151,18 +151,18 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Checks the token. Returns whether the request has one; false if none is required.
-fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<bool, Failure> {
+fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<bool, ApiError> {
     if settings.tokens.is_empty() {
         if peer.is_local && !PROXIED.iter().any(|header| headers.contains_key(header)) {
             return Ok(false);
         }
         let message = "no token is configured (http-token); without one, changes are not allowed over a non-loopback \
                        address or through a proxy";
-        return Err(Failure::new(StatusCode::FORBIDDEN, "no_token_set", message));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "no_token_set", message));
     }
     let Some(authorization) = headers.get(AUTHORIZATION) else {
         let message = "send `Authorization: Bearer TOKEN` with the token of http-token";
-        return Err(Failure::new(StatusCode::UNAUTHORIZED, "token_missing", message));
+        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "token_missing", message));
     };
     let given = authorization.as_bytes().split_first_chunk::<7>();
     let given =
@@ -170,7 +170,7 @@ fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<b
     if given.is_some_and(|given| settings.tokens.have(|token| is_same(given, token))) {
         Ok(true)
     } else {
-        Err(Failure::new(StatusCode::UNAUTHORIZED, "token_wrong", "wrong token (see http-token)"))
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, "token_wrong", "wrong token (see http-token)"))
     }
 }
 

@@ -22,8 +22,8 @@ use self::gzip::Gzip;
 use self::lines::Lines;
 use self::process::Process;
 use super::Interface;
-use super::answer::{Failure, PIECE, Pieces, with_type};
-use super::routes::Call;
+use super::answer::{ApiError, ChunkedBody, PIECE, with_type};
+use super::routes::RequestContext;
 use crate::admin::view::{FunctionView, ServerView};
 use crate::stats::FunctionGauges;
 
@@ -53,22 +53,22 @@ struct Scrape {
 }
 
 /// Handles a scrape: a streaming body, compressed if the client accepts it.
-pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    let interface = Arc::clone(&call.interface);
-    let reading = call.scrape()?;
-    let mut gzip = gzip::is_accepted(&call.headers).then(Gzip::new);
+pub(super) async fn metrics(context: RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    let interface = Arc::clone(&context.interface);
+    let permit = context.scrape()?;
+    let mut gzip = gzip::is_accepted(&context.headers).then(Gzip::new);
     let is_compressed = gzip.is_some();
     let mut scrape = Scrape::new(interface).await;
     let pieces = move || {
         // Holds the permit until the body is dropped.
-        let _reading = &reading;
+        let _permit = &permit;
         match &mut gzip {
             Some(gzip) => gzip.compress(|| scrape.piece()),
             None => scrape.piece(),
         }
     };
-    let mut response = with_type(StatusCode::OK, CONTENT_TYPE, Body::new(Pieces::new(pieces)));
+    let mut response = with_type(StatusCode::OK, CONTENT_TYPE, Body::new(ChunkedBody::new(pieces)));
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
     if is_compressed {
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -79,7 +79,7 @@ pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
 impl Scrape {
     /// Views the requested functions in batches. It yields between batches, so that other connections run.
     async fn new(interface: Arc<Interface>) -> Self {
-        let look = &interface.parts.admin.look;
+        let views = &interface.parts.admin.views;
         let function = |view: FunctionView| {
             let name: Vec<u8> = percent_decode_str(&view.id).collect();
             let gauges = interface.parts.stats.functions.get(name.as_slice());
@@ -87,15 +87,15 @@ impl Scrape {
         };
         let mut functions = Vec::new();
         let mut pieces = match interface.settings.metrics_functions {
-            None => look.functions_in_pieces(),
-            Some(most) => look.most_used_in_pieces(most),
+            None => views.functions_in_pieces(),
+            Some(most) => views.most_used_in_pieces(most),
         };
-        while let Some(piece) = pieces.next_piece(look, interface.now()) {
+        while let Some(piece) = pieces.next_piece(views, interface.now()) {
             functions.extend(piece.into_iter().map(function));
             yield_now().await;
         }
         let process = Process::read(&interface).await;
-        let server = look.server(interface.now());
+        let server = views.server(interface.now());
         let left_out = usize::try_from(server.functions).unwrap_or(usize::MAX).saturating_sub(functions.len());
         Self { functions, server, process, interface, left_out, family: 0, function: 0 }
     }

@@ -12,7 +12,6 @@ mod api;
 mod assets;
 mod body;
 mod budget;
-mod content;
 mod events;
 mod fleet;
 mod guard;
@@ -23,8 +22,9 @@ mod pulse;
 mod query;
 mod routes;
 mod server;
-mod stream;
 mod submit;
+mod text_or_base64;
+mod write_timeout;
 
 use std::io;
 use std::net::TcpListener;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode;
 
-use super::answer::Failure;
+use super::answer::ApiError;
 
 /// Query parameters, each at most once.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ impl Query {
     ///
     /// # Errors
     /// An unknown or repeated parameter. A misspelled filter must not select everything.
-    pub(super) fn parse(text: Option<&str>, known: &[&str]) -> Result<Self, Failure> {
+    pub(super) fn parse(text: Option<&str>, known: &[&str]) -> Result<Self, ApiError> {
         let mut parameters: Vec<(String, Vec<u8>)> = Vec::new();
         for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -24,10 +24,10 @@ impl Query {
             if !known.contains(&name.as_str()) {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let message = format!("unknown parameter {name:?}; known parameters: {known}");
-                return Err(Failure::bad("unknown_parameter", message));
+                return Err(ApiError::bad("unknown_parameter", message));
             }
             if parameters.iter().any(|(earlier, _)| *earlier == name) {
-                return Err(Failure::bad("bad_parameter", format!("the parameter {name} is given twice")));
+                return Err(ApiError::bad("bad_parameter", format!("the parameter {name} is given twice")));
             }
             parameters.push((name, decode(value)));
         }
@@ -40,30 +40,30 @@ impl Query {
     }
 
     /// A parameter as text.
-    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
+    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, ApiError> {
         let text = self.bytes(name).map(std::str::from_utf8).transpose();
-        text.map_err(|_| Failure::bad("bad_parameter", format!("the parameter {name} is not UTF-8")))
+        text.map_err(|_| ApiError::bad("bad_parameter", format!("the parameter {name} is not UTF-8")))
     }
 
     /// A parameter that must be one of these words.
-    pub(super) fn word(&self, name: &str, words: &[&str]) -> Result<Option<String>, Failure> {
+    pub(super) fn word(&self, name: &str, words: &[&str]) -> Result<Option<String>, ApiError> {
         match self.text(name)? {
             Some(text) if !words.contains(&text) => {
                 let message = format!("{name} cannot be {text:?}; it is one of: {}", words.join(", "));
-                Err(Failure::bad("bad_parameter", message))
+                Err(ApiError::bad("bad_parameter", message))
             }
             text => Ok(text.map(str::to_owned)),
         }
     }
 
     /// A parameter that must be a number; `wanted` describes it for the error message.
-    pub(super) fn number<T: FromStr>(&self, name: &str, wanted: &str) -> Result<Option<T>, Failure> {
+    pub(super) fn number<T: FromStr>(&self, name: &str, wanted: &str) -> Result<Option<T>, ApiError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         // `+1` is ambiguous in a query, so it is rejected.
         let number = text.parse().ok().filter(|_| text.starts_with(|first: char| first.is_ascii_digit()));
         match number {
             Some(number) => Ok(Some(number)),
-            None => Err(Failure::bad("bad_parameter", format!("{name} cannot be {text:?}; it is {wanted}"))),
+            None => Err(ApiError::bad("bad_parameter", format!("{name} cannot be {text:?}; it is {wanted}"))),
         }
     }
 }

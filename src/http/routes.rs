@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Interface;
-use super::answer::Failure;
+use super::answer::ApiError;
 use super::guard::Actor;
 use super::query::{Query, segment};
 use super::server::Abort;
@@ -42,8 +42,8 @@ pub(super) enum Route {
     Rules,
     Events,
     Fleet,
-    OrderWorker,
-    OrderMonitor,
+    CommandWorker,
+    CommandMonitor,
     Pause,
     Resume,
     CancelJobs,
@@ -98,8 +98,8 @@ const ROUTES: &[(MethodFilter, &str, Route)] = &[
     (MethodFilter::GET, "/api/v1/rules", Route::Rules),
     (MethodFilter::GET, "/api/v1/events", Route::Events),
     (MethodFilter::GET, "/api/v1/fleet", Route::Fleet),
-    (MethodFilter::POST, "/api/v1/fleet/workers/{id}", Route::OrderWorker),
-    (MethodFilter::POST, "/api/v1/fleet/monitors/{fleet}", Route::OrderMonitor),
+    (MethodFilter::POST, "/api/v1/fleet/workers/{id}", Route::CommandWorker),
+    (MethodFilter::POST, "/api/v1/fleet/monitors/{fleet}", Route::CommandMonitor),
 ];
 
 /// Timeouts for reading a scrape and a list.
@@ -107,19 +107,19 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(30);
 const LIST_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// A permit for a streaming response. It is held while the body is read, up to a timeout.
-pub(super) struct Reading {
+pub(super) struct StreamPermit {
     _permit: OwnedSemaphorePermit,
     _end: DropGuard,
 }
 
-impl Reading {
+impl StreamPermit {
     /// Takes a permit. The connection is aborted if the body is not read within `time`.
     ///
     /// # Errors
     /// The limit of concurrent readers is reached.
-    fn new(kind: &Arc<Semaphore>, time: Duration, abort: &CancellationToken) -> Result<Self, Failure> {
+    fn new(kind: &Arc<Semaphore>, time: Duration, abort: &CancellationToken) -> Result<Self, ApiError> {
         let permit = Arc::clone(kind).try_acquire_owned().map_err(|_| {
-            Failure::busy("too_many_readers", "too many concurrent readers of large responses; try again")
+            ApiError::busy("too_many_readers", "too many concurrent readers of large responses; try again")
         })?;
         let (end, abort) = (CancellationToken::new(), abort.clone());
         let is_read = end.clone();
@@ -133,7 +133,7 @@ impl Reading {
 }
 
 /// The context of an admitted request.
-pub(super) struct Call {
+pub(super) struct RequestContext {
     pub(super) interface: Arc<Interface>,
     pub(super) actor: Actor,
     /// The decoded name in the path; empty if there is none.
@@ -145,11 +145,11 @@ pub(super) struct Call {
     abort: CancellationToken,
 }
 
-impl Call {
-    fn new(interface: Arc<Interface>, pattern: &str, request: Request) -> Result<Self, Failure> {
+impl RequestContext {
+    fn new(interface: Arc<Interface>, pattern: &str, request: Request) -> Result<Self, ApiError> {
         let (Parts { uri, headers, mut extensions, .. }, body) = request.into_parts();
         let (Some(actor), Some(Abort(abort))) = (extensions.remove::<Actor>(), extensions.remove()) else {
-            return Err(Failure::new(StatusCode::FORBIDDEN, "not_admitted", "request was not authorized"));
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "not_admitted", "request was not authorized"));
         };
         // Paths are decoded here, since a name may not be UTF-8.
         let name = pattern.split('/').zip(uri.path().split('/')).find(|(part, _)| part.starts_with('{'));
@@ -158,17 +158,17 @@ impl Call {
     }
 
     /// Takes the permit for a scrape.
-    pub(super) fn scrape(&self) -> Result<Reading, Failure> {
-        Reading::new(&self.interface.scrapes, SCRAPE_TIMEOUT, &self.abort)
+    pub(super) fn scrape(&self) -> Result<StreamPermit, ApiError> {
+        StreamPermit::new(&self.interface.scrapes, SCRAPE_TIMEOUT, &self.abort)
     }
 
     /// Takes the permit for a list.
-    pub(super) fn long_list(&self) -> Result<Reading, Failure> {
-        Reading::new(&self.interface.lists, LIST_TIMEOUT, &self.abort)
+    pub(super) fn long_list(&self) -> Result<StreamPermit, ApiError> {
+        StreamPermit::new(&self.interface.lists, LIST_TIMEOUT, &self.abort)
     }
 
     /// The query parameters. Only `known` ones are accepted.
-    pub(super) fn query(&self, known: &[&str]) -> Result<Query, Failure> {
+    pub(super) fn query(&self, known: &[&str]) -> Result<Query, ApiError> {
         Query::parse(self.query.as_deref(), known)
     }
 }
@@ -181,45 +181,45 @@ pub(super) fn router(interface: &Arc<Interface>) -> Router {
         let handler = move |request: Request| {
             let interface = Arc::clone(&interface);
             async move {
-                match Call::new(interface, path, request) {
-                    Ok(call) => answer(route, call).await.unwrap_or_else(Failure::into_response),
-                    Err(failure) => failure.into_response(),
+                match RequestContext::new(interface, path, request) {
+                    Ok(context) => answer(route, context).await.unwrap_or_else(ApiError::into_response),
+                    Err(error) => error.into_response(),
                 }
             }
         };
         router = router.route(path, on(method, handler));
     }
-    let missing = || async { Failure::missing("no_such_route", "there is nothing at this address").into_response() };
+    let missing = || async { ApiError::missing("no_such_route", "there is nothing at this address").into_response() };
     let wrong_method = || async {
         let message = "method not allowed: see the header Allow";
-        Failure::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message).into_response()
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message).into_response()
     };
     router.fallback(missing).method_not_allowed_fallback(wrong_method)
 }
 
-async fn answer(route: Route, call: Call) -> Result<Response, Failure> {
+async fn answer(route: Route, context: RequestContext) -> Result<Response, ApiError> {
     match route {
-        Route::Page => Ok(assets::page(&call)),
-        Route::Asset => assets::asset(&call),
-        Route::Description => assets::description(&call),
-        Route::Healthy => api::healthy(call).await,
-        Route::Ready => api::ready(call).await,
-        Route::Metrics => metrics::metrics(call).await,
-        Route::Server => api::server(&call),
-        Route::Functions => api::functions(call).await,
-        Route::Function => api::function(&call),
-        Route::History => api::history(&call, None),
-        Route::FunctionHistory => api::history(&call, Some(&call.name)),
-        Route::Workers => api::workers(&call),
-        Route::Worker => api::worker(&call),
-        Route::Jobs => api::jobs(&call),
-        Route::Job => api::job(call).await,
-        Route::Rules => api::rules(&call),
-        Route::Events => events::events(&call),
-        Route::Submit => submit::submit(call).await,
-        Route::Fleet => fleet::fleet(call).await,
-        Route::OrderWorker | Route::OrderMonitor => fleet::order(route, call).await,
-        action => actions::act(action, call).await,
+        Route::Page => Ok(assets::page(&context)),
+        Route::Asset => assets::asset(&context),
+        Route::Description => assets::description(&context),
+        Route::Healthy => api::healthy(context).await,
+        Route::Ready => api::ready(context).await,
+        Route::Metrics => metrics::metrics(context).await,
+        Route::Server => api::server(&context),
+        Route::Functions => api::functions(context).await,
+        Route::Function => api::function(&context),
+        Route::History => api::history(&context, None),
+        Route::FunctionHistory => api::history(&context, Some(&context.name)),
+        Route::Workers => api::workers(&context),
+        Route::Worker => api::worker(&context),
+        Route::Jobs => api::jobs(&context),
+        Route::Job => api::job(context).await,
+        Route::Rules => api::rules(&context),
+        Route::Events => events::events(&context),
+        Route::Submit => submit::submit(context).await,
+        Route::Fleet => fleet::fleet(context).await,
+        Route::CommandWorker | Route::CommandMonitor => fleet::command(route, context).await,
+        action => actions::act(action, context).await,
     }
 }
 
@@ -236,13 +236,13 @@ mod tests {
     async fn a_long_answer_is_read_in_time() {
         let kind = Arc::new(Semaphore::new(1));
         let [read, unread] = [CancellationToken::new(), CancellationToken::new()];
-        let reading = Reading::new(&kind, Duration::from_millis(20), &read).unwrap();
-        assert!(Reading::new(&kind, LIST_TIMEOUT, &unread).is_err());
-        drop(reading);
-        let reading = Reading::new(&kind, Duration::from_millis(60), &unread).unwrap();
+        let permit = StreamPermit::new(&kind, Duration::from_millis(20), &read).unwrap();
+        assert!(StreamPermit::new(&kind, LIST_TIMEOUT, &unread).is_err());
+        drop(permit);
+        let permit = StreamPermit::new(&kind, Duration::from_millis(60), &unread).unwrap();
         unread.cancelled().await;
         assert!(!read.is_cancelled());
-        drop(reading);
+        drop(permit);
         assert_eq!(kind.available_permits(), 1);
     }
 

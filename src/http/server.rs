@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
-use super::answer::Failure;
-use super::stream::Stream;
+use super::answer::ApiError;
+use super::write_timeout::WriteTimeoutStream;
 use super::{Interface, STOP_TIMEOUT, guard, routes};
 use crate::process::listen::tune;
 
@@ -226,7 +226,7 @@ async fn serve(interface: Arc<Interface>, router: Router, socket: TcpStream, pee
     let is_for_health = slot.is_for_health;
     let abort = CancellationToken::new();
     let stop = interface.stop.clone();
-    let stream = TokioIo::new(Stream::new(socket));
+    let stream = TokioIo::new(WriteTimeoutStream::new(socket));
     let router = TowerToHyperService::new(router);
     let asked = Arc::clone(&interface);
     let aborted = abort.clone();
@@ -296,12 +296,12 @@ async fn answer(
     interface.counts.requests.add(1);
     if is_for_health && !HEALTH_PATHS.contains(&request.uri().path()) {
         interface.counts.refused.add(1);
-        let failure = Failure::busy("too_many_connections", "there are too many connections (http-max-connections)");
-        return Ok(failure.into_response());
+        let error = ApiError::busy("too_many_connections", "there are too many connections (http-max-connections)");
+        return Ok(error.into_response());
     }
     let mut request = request.map(Body::new);
     let mut response = match guard::admit(&interface.settings, peer, &request) {
-        Err(failure) => failure.into_response(),
+        Err(error) => error.into_response(),
         Ok(actor) => {
             request.extensions_mut().insert(actor);
             router.call(request).await?

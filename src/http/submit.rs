@@ -16,14 +16,14 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::actions::{bytes, function, parse};
-use super::answer::{Failure, Pieces, json_with, with_type};
+use super::answer::{ApiError, ChunkedBody, json_with, with_type};
 use super::body::read_large_body;
 use super::budget::{SMALL, Share, append, too_much};
-use super::content::Content;
 use super::events::event;
 use super::guard::is_json;
 use super::job::{JobConnection, JobEvent};
-use super::routes::Call;
+use super::routes::RequestContext;
+use super::text_or_base64::TextOrBase64;
 use super::{Interface, WAITS};
 use crate::protocol::packet::PacketType;
 
@@ -83,22 +83,22 @@ struct Ended {
 }
 
 impl Job {
-    fn submission(self) -> Result<Submission, Failure> {
+    fn submission(self) -> Result<Submission, ApiError> {
         let name = bytes("function", self.function, self.function_base64)?;
-        let function = function(name.ok_or_else(|| Failure::bad("bad_body", "give function or function_base64"))?)?;
+        let function = function(name.ok_or_else(|| ApiError::bad("bad_body", "give function or function_base64"))?)?;
         let unique = bytes("unique", self.unique, self.unique_base64)?.unwrap_or_default();
         if unique.contains(&0) {
-            return Err(Failure::bad("bad_body", "unique must not contain NUL"));
+            return Err(ApiError::bad("bad_body", "unique must not contain NUL"));
         }
         let workload = bytes("workload", self.workload, self.workload_base64)?.unwrap_or_default();
         let priority = self.priority.unwrap_or(PriorityName::Normal);
         let packet_type = match (self.due_unix_s, self.background, priority) {
             (Some(_), true, PriorityName::Normal) => PacketType::SubmitJobEpoch,
             (Some(_), true, _) => {
-                return Err(Failure::bad("bad_body", "scheduled jobs must have normal priority; omit priority"));
+                return Err(ApiError::bad("bad_body", "scheduled jobs must have normal priority; omit priority"));
             }
             (Some(_), false, _) => {
-                return Err(Failure::bad("bad_body", "scheduled jobs must be background jobs; set background"));
+                return Err(ApiError::bad("bad_body", "scheduled jobs must be background jobs; set background"));
             }
             (None, true, PriorityName::High) => PacketType::SubmitJobHighBg,
             (None, true, PriorityName::Normal) => PacketType::SubmitJobBg,
@@ -113,25 +113,25 @@ impl Job {
 }
 
 /// Submits a job.
-pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
-    call.query(&[])?;
-    if !is_json(&call.headers) {
+pub(super) async fn submit(mut context: RequestContext) -> Result<Response, ApiError> {
+    context.query(&[])?;
+    if !is_json(&context.headers) {
         let message = "the body must be JSON, with `Content-Type: application/json`";
-        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
     }
-    let interface = Arc::clone(&call.interface);
+    let interface = Arc::clone(&context.interface);
     // Base64 is a third larger than its content.
     let most = interface.settings.max_packet_size / 3 * 4 + SMALL;
-    let body = std::mem::take(&mut call.body);
+    let body = std::mem::take(&mut context.body);
     let mut share = Share::new(&interface);
     let submission = parse::<Job>(&read_large_body(body, most, &mut share).await?)?.submission()?;
     let wait = if submission.background { None } else { Some(wait(&interface)?) };
-    let mut job = JobConnection::open(&interface, call.actor.address.clone()).map_err(|error| lost(&error))?;
+    let mut job = JobConnection::open(&interface, context.actor.address.clone()).map_err(|error| lost(&error))?;
     let handle = send(&mut job, submission).await?;
     drop(share);
     match wait {
         None => Ok(json_with(StatusCode::CREATED, &Created { handle: &handle })),
-        Some(wait) if wants_events(&call.headers) => {
+        Some(wait) if wants_events(&context.headers) => {
             let (sender, receiver) = mpsc::channel(1);
             tokio::spawn(forward(job, handle, sender, wait));
             Ok(with_type(StatusCode::OK, "text/event-stream", Body::new(Received::new(receiver))))
@@ -141,9 +141,9 @@ pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
 }
 
 /// Takes a permit for waiting.
-fn wait(interface: &Interface) -> Result<OwnedSemaphorePermit, Failure> {
+fn wait(interface: &Interface) -> Result<OwnedSemaphorePermit, ApiError> {
     let permit = Arc::clone(&interface.waits).try_acquire_owned();
-    permit.map_err(|_| Failure::busy("too_many_waits", format!("too many requests wait for jobs (limit {WAITS})")))
+    permit.map_err(|_| ApiError::busy("too_many_waits", format!("too many requests wait for jobs (limit {WAITS})")))
 }
 
 fn wants_events(headers: &HeaderMap) -> bool {
@@ -151,19 +151,19 @@ fn wants_events(headers: &HeaderMap) -> bool {
     accept.split(',').any(|wanted| wanted.split(';').next().unwrap_or_default().trim() == "text/event-stream")
 }
 
-fn lost(error: &io::Error) -> Failure {
+fn lost(error: &io::Error) -> ApiError {
     if error.kind() == io::ErrorKind::OutOfMemory {
         return too_much();
     }
-    Failure::busy("no_connection", format!("the job server cannot be reached: {error}"))
+    ApiError::busy("no_connection", format!("the job server cannot be reached: {error}"))
 }
 
-fn stopping() -> Failure {
-    Failure::busy("server_stopping", "the server closed the connection; it is stopping, or has too many connections")
+fn stopping() -> ApiError {
+    ApiError::busy("server_stopping", "the server closed the connection; it is stopping, or has too many connections")
 }
 
 /// Sends a job, and waits for its handle.
-async fn send(job: &mut JobConnection, submission: Submission) -> Result<String, Failure> {
+async fn send(job: &mut JobConnection, submission: Submission) -> Result<String, ApiError> {
     let Submission { packet_type, function, unique, due, workload, background } = submission;
     let arguments: Vec<&[u8]> =
         [&function[..], &unique[..]].into_iter().chain(due.as_ref().map(String::as_bytes)).collect();
@@ -184,13 +184,13 @@ async fn send(job: &mut JobConnection, submission: Submission) -> Result<String,
 }
 
 /// The HTTP error for a rejected job.
-fn refusal(code: &str, text: String) -> Failure {
+fn refusal(code: &str, text: String) -> ApiError {
     let status = match code {
         "QUEUE_ERROR" | "SHUTDOWN_GRACEFUL" | "COULD_NOT_CONNECT" => StatusCode::SERVICE_UNAVAILABLE,
         "ARGUMENT_TOO_LARGE" => StatusCode::PAYLOAD_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     };
-    Failure::new(status, code.to_ascii_lowercase(), text)
+    ApiError::new(status, code.to_ascii_lowercase(), text)
 }
 
 /// The result received so far.
@@ -202,10 +202,10 @@ struct Collected {
 
 impl Collected {
     /// Appends a part of the result, up to the limit.
-    fn add(&mut self, part: &[u8]) -> Result<(), Failure> {
+    fn add(&mut self, part: &[u8]) -> Result<(), ApiError> {
         if self.bytes.len() + part.len() > self.most {
             let message = "the result is too large for one response; request text/event-stream";
-            return Err(Failure::new(StatusCode::BAD_GATEWAY, "result_too_large", message));
+            return Err(ApiError::new(StatusCode::BAD_GATEWAY, "result_too_large", message));
         }
         self.share.hold(self.bytes.capacity().max(self.bytes.len() + part.len()))?;
         append(&mut self.bytes, part, self.most);
@@ -214,7 +214,7 @@ impl Collected {
 }
 
 /// Waits for the end of a job, and returns the whole result.
-async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) -> Result<Response, Failure> {
+async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) -> Result<Response, ApiError> {
     let most = interface.settings.max_packet_size;
     let mut collected = Collected { bytes: Vec::new(), share: Share::new(interface), most };
     let (mut warnings, mut warned) = (Vec::new(), 0);
@@ -246,8 +246,8 @@ async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) ->
     };
     let head = format!("{{\"handle\":{},\"outcome\":\"{end}\",", quoted(&handle));
     let tail = format!(",\"warnings\":{}}}", quoted(&warnings));
-    let mut content = Content::new(head.into(), bytes, tail.as_bytes(), share);
-    Ok(with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(move || content.piece()))))
+    let mut data = TextOrBase64::new(head.into(), bytes, tail.as_bytes(), share);
+    Ok(with_type(StatusCode::OK, "application/json", Body::new(ChunkedBody::new(move || data.piece()))))
 }
 
 /// Serializes a value.
@@ -259,7 +259,7 @@ fn quoted(value: &impl Serialize) -> String {
 /// An event of a job's stream.
 enum Told {
     Whole(Bytes),
-    Long(Content),
+    Long(TextOrBase64),
 }
 
 /// Forwards the events of a job, until it ends or the reader disconnects.
@@ -300,7 +300,7 @@ fn ended(error: &io::Error) -> Bytes {
 fn told_as(handle: &str, told: JobEvent, share: Share) -> (Told, bool) {
     let long = |name: &str, bytes: Bytes| {
         let head = format!("event: {name}\ndata: {{\"handle\":{},", quoted(&handle));
-        Told::Long(Content::new(head.into(), bytes, b"}\n\n", share))
+        Told::Long(TextOrBase64::new(head.into(), bytes, b"}\n\n", share))
     };
     match told {
         JobEvent::Created(_) => (Told::Whole(event("created", &Created { handle })), false),
@@ -320,7 +320,7 @@ fn told_as(handle: &str, told: JobEvent, share: Share) -> (Told, bool) {
 struct Received {
     receiver: mpsc::Receiver<Told>,
     /// The event being written.
-    long: Option<Content>,
+    long: Option<TextOrBase64>,
     /// Whether to yield, so that other connections run.
     is_others_turn: bool,
 }
@@ -344,7 +344,7 @@ impl HttpBody for Received {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if let Some(piece) = self.long.as_mut().and_then(Content::piece) {
+            if let Some(piece) = self.long.as_mut().and_then(TextOrBase64::piece) {
                 self.is_others_turn = true;
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Server;
 use super::listings::Ticket;
-use crate::admin::{LISTING_PIECE, LongAnswer};
+use crate::admin::{LISTING_PIECE, StreamingAnswer};
 use crate::outbox::Outbox;
 use crate::stats::account::{Amount, Part};
 
@@ -19,7 +19,7 @@ const SHORT_TIME: Duration = Duration::from_micros(50);
 /// The answer, and its position among all long answers.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) answer: LongAnswer,
+    pub(super) answer: StreamingAnswer,
     ticket: Ticket,
     /// Output that is less than a piece so far.
     piece: Vec<u8>,
@@ -29,7 +29,7 @@ pub(super) struct Running {
 
 /// Makes the first piece of an answer. If the answer is complete, it is in `out`. If not, `out` is empty
 /// unless it holds a full piece, which is sent at once.
-pub(super) fn begin(server: &Server, mut answer: LongAnswer, out: &mut Vec<u8>) -> Option<Running> {
+pub(super) fn begin(server: &Server, mut answer: StreamingAnswer, out: &mut Vec<u8>) -> Option<Running> {
     let awaits_jobs = answer.awaits_jobs() && server.hub.is_restoring();
     if !awaits_jobs && !answer.waits_for_store() {
         let most = if server.listings.is_empty() { PIECE_TIME } else { SHORT_TIME };
@@ -71,7 +71,7 @@ impl Running {
         Poll::Ready(is_complete)
     }
 
-    /// See [`LongAnswer::awaits_jobs`].
+    /// See [`StreamingAnswer::awaits_jobs`].
     pub(super) fn awaits_jobs(&self) -> bool {
         self.answer.awaits_jobs()
     }
@@ -84,9 +84,9 @@ impl Running {
 
 /// Continues until there is a piece, the answer waits for the store, or its time is used up. Returns whether
 /// the answer is complete.
-fn make(server: &Server, answer: &mut LongAnswer, began: Instant, most: Duration, piece: &mut Vec<u8>) -> bool {
+fn make(server: &Server, answer: &mut StreamingAnswer, began: Instant, most: Duration, piece: &mut Vec<u8>) -> bool {
     loop {
-        if server.admin.go_on(server.clock.now(), answer, piece) {
+        if server.admin.resume(server.clock.now(), answer, piece) {
             return true;
         }
         if answer.waits_for_store() || piece.len() >= LISTING_PIECE || began.elapsed() >= most {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::entry::{Entry, Prefixes};
+use super::row::{Prefixes, RawRow};
 use super::{HasWorkload, Replayed, StoreError, Workloads};
 use crate::job_server::{NUMBER_MAX, StoreFailure, StoredJob};
 
@@ -184,7 +184,7 @@ pub(super) trait Session {
 }
 
 /// A connection that is re-established on demand.
-pub(super) struct Keeper<S> {
+pub(super) struct Reconnecting<S> {
     // Declared before the driver, so that it is dropped first.
     session: Option<S>,
     driver: Driver,
@@ -194,7 +194,7 @@ pub(super) struct Keeper<S> {
     opened: bool,
 }
 
-impl<S: Session> Keeper<S> {
+impl<S: Session> Reconnecting<S> {
     /// # Errors
     /// The process has no file descriptors left.
     pub(super) fn new() -> Result<Self, StoreError> {
@@ -321,13 +321,13 @@ impl<'a, 'b> Reader<'a, 'b> {
 
     /// Passes on the job in a row. A row without a valid job number gets the next number: C++ gearmand or
     /// another program wrote it.
-    pub(super) fn enter(&mut self, mut entry: Entry<'_>, has_number: bool, has_workload: bool) {
-        let row = entry.number;
+    pub(super) fn enter(&mut self, mut raw: RawRow<'_>, has_number: bool, has_workload: bool) {
+        let row = raw.number;
         if !has_number || !u64::try_from(row).is_ok_and(|row| (1..=NUMBER_MAX).contains(&row)) {
-            entry.number = i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX).saturating_add(1);
-            self.replayed.last_number = entry.number.unsigned_abs();
+            raw.number = i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX).saturating_add(1);
+            self.replayed.last_number = raw.number.unsigned_abs();
         }
-        match entry.job(self.prefixes) {
+        match raw.job(self.prefixes) {
             Ok(job) => {
                 self.replayed.jobs += 1;
                 let has_workload = has_workload || job.unique() == b"-";

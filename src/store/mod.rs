@@ -10,23 +10,23 @@ mod chunked_queue;
 pub mod commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod driver;
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
-mod entry;
 pub mod location;
-pub mod look;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
-pub mod queue;
+pub mod preview;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+mod row;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
 mod strangers;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod table;
+pub mod write_queue;
 pub mod writer;
 
 use std::fmt;

@@ -4,7 +4,7 @@
 //! C++ gearmand reads and writes `unique_key`, `function_name`, `priority`, `data` and `when_to_run`. The two
 //! texts are VARBINARY here, since with the usual collations the table's unique key treats `Case` and `case`
 //! as equal. The additional columns are all nullable: `job_id`, the job number; `handle`; `reducer`;
-//! `submitted`; `flags` ([`super::entry`]); `attempts`; `due`, the due time if it does not fit into
+//! `submitted`; `flags` ([`super::row`]); `attempts`; `due`, the due time if it does not fit into
 //! `when_to_run`; and `unique_bytes`, the unique id if it cannot be stored in `unique_key`. In that case, or
 //! if there is no unique id, `unique_key` has the handle, because C++ gearmand looks up a job's row by it.
 //! Earlier versions left it NULL.
@@ -34,16 +34,16 @@ use mysql_async::{Conn, Opts, OptsBuilder};
 
 use self::errors::Failed;
 use self::schema::Table;
-use super::driver::{self, CONNECT_LIMIT, Driver, Keeper, answer, within};
-use super::entry::Prefixes;
+use super::driver::{self, CONNECT_LIMIT, Driver, Reconnecting, answer, within};
 use super::location::{Access, Location};
+use super::row::Prefixes;
 use super::strangers::Strangers;
 use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 
 /// See the module.
 pub(super) struct Mysql {
-    keeper: Keeper<Session>,
+    connection: Reconnecting<Session>,
     options: Opts,
     /// Human-readable name of the database, without passwords.
     name: String,
@@ -99,7 +99,7 @@ impl Mysql {
             // One statement for each power of two.
             .stmt_cache_size(64_usize);
         let mut store = Self {
-            keeper: Keeper::new()?,
+            connection: Reconnecting::new()?,
             options: options.into(),
             name: location.to_string(),
             table: table.clone(),
@@ -114,15 +114,15 @@ impl Mysql {
         Ok(store)
     }
 
-    /// See [`Keeper::with`].
+    /// See [`Reconnecting::with`].
     fn with_session<T>(
         &mut self,
         purpose: &str,
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
-        let Self { keeper, options, name, table, access, last_id, .. } = self;
+        let Self { connection, options, name, table, access, last_id, .. } = self;
         let (mut seen, last) = (None, *last_id);
-        let done = keeper.with(
+        let done = connection.with(
             (name.as_str(), purpose),
             &async |_: &Driver| connect(options, table, *access, last).await,
             async |session| {
@@ -134,15 +134,15 @@ impl Mysql {
         done
     }
 
-    /// See [`Keeper::with_again`].
+    /// See [`Reconnecting::with_again`].
     fn with_session_again<T>(
         &mut self,
         purpose: &str,
         work: &impl AsyncFn(&mut Session, bool) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
-        let Self { keeper, options, name, table, access, last_id, .. } = self;
+        let Self { connection, options, name, table, access, last_id, .. } = self;
         let seen: Cell<Option<Seen>> = Cell::new(None);
-        let done = keeper.with_again(
+        let done = connection.with_again(
             (name.as_str(), purpose),
             &async |_: &Driver| connect(options, table, *access, seen.get().map(|seen| seen.id).or(*last_id)).await,
             &async |session: &mut Session, again: bool| {

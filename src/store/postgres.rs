@@ -3,7 +3,7 @@
 //! # The format
 //! C++ gearmand reads and writes `unique_key`, `function_name`, `priority`, `data` and `when_to_run`. The
 //! additional columns are all nullable: `job_id`, the job number; `handle`; `reducer`; `submitted`; `flags`
-//! ([`super::entry`]); `attempts`; `due`, the due time if it does not fit into `when_to_run`; `unique_bytes`
+//! ([`super::row`]); `attempts`; `due`, the due time if it does not fit into `when_to_run`; `unique_bytes`
 //! and `function_bytes`, for names that are not valid text in this database or too long for their column. If
 //! the unique id cannot be stored in `unique_key`, or there is none, `unique_key` has the handle, because C++
 //! gearmand looks up a job's row by it. Earlier versions left it NULL.
@@ -33,9 +33,9 @@ use tokio_postgres::{Client, NoTls};
 
 use self::errors::Failed;
 use self::schema::{Backend, Table};
-use super::driver::{self, CONNECT_LIMIT, Driver, Keeper, answer, within};
-use super::entry::Prefixes;
+use super::driver::{self, CONNECT_LIMIT, Driver, Reconnecting, answer, within};
 use super::location::Access;
+use super::row::Prefixes;
 use super::strangers::Strangers;
 use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
@@ -45,7 +45,7 @@ const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
 /// See the module.
 pub(super) struct Postgres {
-    keeper: Keeper<Session>,
+    connection: Reconnecting<Session>,
     config: Config,
     /// Human-readable name of the database, without passwords.
     name: String,
@@ -82,7 +82,7 @@ impl Postgres {
     pub(super) fn open(conninfo: &str, table: &str, access: Access, prefix: &Arc<str>) -> Result<Self, StoreError> {
         let config = read_conninfo(conninfo)?;
         let mut store = Self {
-            keeper: Keeper::new()?,
+            connection: Reconnecting::new()?,
             name: describe(&config, table),
             config,
             table: table.to_owned(),
@@ -96,15 +96,15 @@ impl Postgres {
         Ok(store)
     }
 
-    /// See [`Keeper::with`].
+    /// See [`Reconnecting::with`].
     fn with_session<T>(
         &mut self,
         purpose: &str,
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
-        let Self { keeper, config, name, table, access, last_backend, .. } = self;
+        let Self { connection, config, name, table, access, last_backend, .. } = self;
         let (mut seen, last) = (None, last_backend.as_ref());
-        let done = keeper.with(
+        let done = connection.with(
             (name.as_str(), purpose),
             &async |driver: &Driver| connect(driver, config, table, *access, last).await,
             async |session| {
@@ -116,15 +116,15 @@ impl Postgres {
         done
     }
 
-    /// See [`Keeper::with_again`].
+    /// See [`Reconnecting::with_again`].
     fn with_session_again<T>(
         &mut self,
         purpose: &str,
         work: &impl AsyncFn(&mut Session, bool) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
-        let Self { keeper, config, name, table, access, last_backend, .. } = self;
+        let Self { connection, config, name, table, access, last_backend, .. } = self;
         let seen = RefCell::new(None);
-        let done = keeper.with_again(
+        let done = connection.with_again(
             (name.as_str(), purpose),
             &async |driver: &Driver| {
                 let last = seen.borrow().as_ref().map(|(backend, _): &(Backend, bool)| backend.clone());

@@ -4,7 +4,7 @@
 //! [`keys`] defines the key of a job. Its hash has the fields of C++ gearmand, `data` and `priority` (0 high,
 //! 1 normal, 2 low), and no others, since C++ gearmand 1.1 exits on an unknown field. The side hash has the
 //! rest: `id`, the job number; `function`; `unique`; `handle`; `when`, the due time; `reducer`; `submitted`;
-//! `flags` ([`super::entry`]); and `attempts`. Numbers are decimal. Earlier versions wrote all fields into
+//! `flags` ([`super::row`]); and `attempts`. Numbers are decimal. Earlier versions wrote all fields into
 //! one hash. A hash without a side hash was written by C++ gearmand. A side hash without a hash belongs to a
 //! job that C++ gearmand has run.
 //!
@@ -38,8 +38,8 @@ use bytes::Bytes;
 
 use self::errors::Failed;
 use self::keys::Keys;
-use super::entry::Prefixes;
 use super::location::{Access, Location};
+use super::row::Prefixes;
 use super::strangers::Strangers;
 use super::{Changes, HasWorkload, OUR_LAST, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{FORMAT, JobKey, StoreFailure, StoredJob};

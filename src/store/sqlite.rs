@@ -62,7 +62,7 @@ use self::error::Trouble;
 use self::files::Files;
 use self::lock::LockFile;
 use self::open::OpenFile;
-use self::replay::{Aside, SideReader};
+use self::replay::{InvalidRows, SideReader};
 use self::reserve::Reserve;
 use super::location::Access;
 use super::strangers::Strangers;
@@ -97,7 +97,7 @@ pub struct SqliteStore {
     /// Preallocation of the WAL with zeros.
     ahead: Ahead,
     /// Invalid rows found by the incremental replay.
-    aside: Aside,
+    invalid_rows: InvalidRows,
     reserve: Reserve,
     strangers: Strangers,
     /// Whether the file had much unused space at the last check.
@@ -142,7 +142,7 @@ impl SqliteStore {
             lock,
             files: Files::of(&path),
             ahead: Ahead::default(),
-            aside: Aside::default(),
+            invalid_rows: InvalidRows::default(),
             reserve: Reserve::new(&path),
             path,
             strangers: Strangers::default(),
@@ -237,7 +237,7 @@ impl Store for SqliteStore {
             }
             let mut found = replay::scan(file, &queue, &prefix, take)?;
             if owns {
-                replay::quarantine(file, &queue, &path, &found.senseless)?;
+                replay::quarantine(file, &queue, &path, &found.invalid)?;
                 found.replayed.settings = layout::settings(&file.connection, &queue)?;
             }
             Ok(found.replayed)
@@ -248,15 +248,15 @@ impl Store for SqliteStore {
         if self.lock.is_none() {
             return Ok(None);
         }
-        let (queue, prefix, path, aside) =
-            (self.queue.clone(), Arc::clone(&self.prefix), self.path.clone(), self.aside.clone());
+        let (queue, prefix, path, invalid_rows) =
+            (self.queue.clone(), Arc::clone(&self.prefix), self.path.clone(), self.invalid_rows.clone());
         self.with_file("cannot read the jobs", |file| {
             file.set_sync(true)?;
             layout::renumber(&mut file.connection, &file.sql, &queue)?;
             let noted = layout::last_number(&file.connection, &queue)?;
             let last_number = layout::highest(&file.connection, &file.sql, noted)?;
             let settings = layout::settings(&file.connection, &queue)?;
-            let reading = SideReader::open(&path, &queue, &prefix, last_number, aside)?;
+            let reading = SideReader::open(&path, &queue, &prefix, last_number, invalid_rows)?;
             let known = Replayed { last_number, settings, ..Replayed::default() };
             Ok(Some((known, Box::new(reading) as Box<dyn Reading>)))
         })
@@ -374,14 +374,14 @@ impl Store for SqliteStore {
 impl SqliteStore {
     /// Quarantines the invalid rows found by the incremental replay.
     fn quarantine(&mut self) -> Result<(), StoreError> {
-        let found = self.aside.take();
+        let found = self.invalid_rows.take();
         if found.is_empty() {
             return Ok(());
         }
         let (queue, path) = (self.queue.clone(), self.path.clone());
         let done = self.with_file("cannot quarantine rows", |file| replay::quarantine(file, &queue, &path, &found));
         if done.is_err() {
-            self.aside.add(found);
+            self.invalid_rows.add(found);
         }
         done
     }

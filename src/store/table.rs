@@ -1,7 +1,7 @@
 //! Shared code of the stores that use tables: recognizing gearmand's tables, and the contents of C++
 //! gearmand's unique id column.
 
-use super::entry::flags_of;
+use super::row::flags_of;
 
 /// Columns that every table of C++ gearmand has. Old tables have no `when_to_run`.
 const REQUIRED: [&str; 4] = ["unique_key", "function_name", "priority", "data"];

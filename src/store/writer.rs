@@ -20,10 +20,10 @@
 //! out and removed, until there is room again. See `full.rs`.
 
 mod batch;
-mod failing;
+mod circuit_breaker;
 mod full;
-mod owed;
 mod removals;
+mod retry_backlog;
 mod spare;
 
 use std::io;
@@ -35,29 +35,28 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use self::batch::{Addition, Batch};
-use self::failing::Failing;
+use self::circuit_breaker::CircuitBreaker;
 use self::full::Measured;
-use self::owed::Owed;
 use self::removals::HeldBack;
+use self::retry_backlog::RetryBacklog;
 use super::commit::Committed;
-use super::look::Sight;
-use super::queue::{Queue, Taken};
+use super::preview::Preview;
+use super::write_queue::{Taken, WriteQueue};
 use super::{Changes, Room, Store, StoreError};
 use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob};
-use crate::log_level::audit;
 use crate::stats::{Stats, StoreState};
 
 /// Limits of one transaction: number of changes, and approximate number of bytes.
 const MOST_CHANGES: usize = 8192;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// A transaction of at least `BUSY` changes indicates load. Then the writer lingers for more changes, up to
-/// `GATHERINGS` times for `GATHERING`.
+/// `BATCH_LINGERS` times for `BATCH_LINGER`.
 const BUSY: usize = 16;
-const GATHERING: Duration = Duration::from_micros(100);
-const GATHERINGS: usize = 5;
+const BATCH_LINGER: Duration = Duration::from_micros(100);
+const BATCH_LINGERS: usize = 5;
 /// Job numbers are reserved in blocks of this size, so that hardly any transaction has to record the highest
 /// number. A restart skips the unused numbers of a block.
-const NUMBERS_AHEAD: u64 = 1000;
+const NUMBER_RESERVATION: u64 = 1000;
 /// Delay after a commit before the longer housekeeping, which runs only while idle.
 const REST_AFTER: Duration = Duration::from_secs(5);
 /// Retry delay for a failed store: initial and maximum.
@@ -66,8 +65,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// Minimum retry delay when an operation needs the store. After an attempt that took longer, the delay is as
 /// long as the attempt took, up to [`LONGEST_PAUSE`].
 const ASKED_PAUSE: Duration = Duration::from_secs(1);
-/// How long a store that was full is still reported as failing although small writes succeed.
-const TRIAL: Duration = Duration::from_secs(30);
 
 /// Settings of the writer. They may change while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +88,7 @@ pub type Report = Box<dyn FnMut(Vec<StoreReport>) + Send>;
 /// The system cannot create another thread.
 pub fn spawn(
     store: Box<dyn Store>,
-    queue: Arc<Queue>,
+    queue: Arc<WriteQueue>,
     settings: Settings,
     stats: Arc<Stats>,
     report: Report,
@@ -102,13 +99,14 @@ pub fn spawn(
 
 struct Writer {
     store: Box<dyn Store>,
-    queue: Arc<Queue>,
+    queue: Arc<WriteQueue>,
     settings: Settings,
     stats: Arc<Stats>,
     report: Report,
     held_back: HeldBack,
-    owed: Owed,
-    failing: Option<Failing>,
+    retry_backlog: RetryBacklog,
+    /// Set while the store fails.
+    breaker: Option<CircuitBreaker>,
     /// The last error logged about unreadable jobs.
     unreadable: Option<String>,
     /// Whether the last transaction was large.
@@ -134,7 +132,13 @@ struct Writer {
 
 impl Writer {
     /// A new writer that has not touched the store yet.
-    fn new(store: Box<dyn Store>, queue: Arc<Queue>, settings: Settings, stats: Arc<Stats>, report: Report) -> Self {
+    fn new(
+        store: Box<dyn Store>,
+        queue: Arc<WriteQueue>,
+        settings: Settings,
+        stats: Arc<Stats>,
+        report: Report,
+    ) -> Self {
         Self {
             store,
             queue,
@@ -142,8 +146,8 @@ impl Writer {
             stats,
             report,
             held_back: HeldBack::default(),
-            owed: Owed::default(),
-            failing: None,
+            retry_backlog: RetryBacklog::default(),
+            breaker: None,
             unreadable: None,
             is_busy: false,
             has_refused: false,
@@ -165,10 +169,10 @@ impl Writer {
         loop {
             self.measure();
             if self.is_busy {
-                self.gather();
+                self.linger();
             }
             let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
-            let Taken { changes, attempts, loads, look, waiters, decisions, settings, closed } = taken;
+            let Taken { changes, attempts, loads, preview, waiters, decisions, settings, closed } = taken;
             if let Some(settings) = settings {
                 if settings.reserve != self.settings.reserve {
                     self.store.set_reserve(settings.reserve);
@@ -176,14 +180,14 @@ impl Writer {
                 self.settings = settings;
             }
             self.load_all(loads);
-            if let Some(wanted) = look {
-                let sight = self.look(&wanted.job);
-                wanted.give(sight);
+            if let Some(request) = preview {
+                let preview = self.read_preview(&request.job);
+                request.answer(preview);
             }
             self.is_busy = changes.len() >= BUSY;
             self.has_refused = false;
             let has_more = !attempts.is_empty() || !decisions.is_empty();
-            self.owed.settings.extend(decisions);
+            self.retry_backlog.settings.extend(decisions);
             let changes = self.hold_back_removals(changes, has_more || !waiters.is_empty() || closed.is_some());
             if !changes.is_empty() || has_more {
                 self.change(changes, attempts);
@@ -202,20 +206,20 @@ impl Writer {
             if let Some(last_number) = closed {
                 return self.finish(last_number);
             }
-            self.stats.store.pending_removals.set(self.owed.removes.len() as u64);
-            self.queue.set_owed(self.owed.removes.len());
+            self.stats.store.pending_removals.set(self.retry_backlog.removes.len() as u64);
+            self.queue.set_backlog(self.retry_backlog.removes.len());
         }
     }
 
     /// Under load the fixed cost of a transaction dominates. While changes keep arriving, this lingers a
     /// little, so that they share a transaction.
-    fn gather(&self) {
-        for _ in 0..GATHERINGS {
+    fn linger(&self) {
+        for _ in 0..BATCH_LINGERS {
             let there = self.queue.len();
             if there == 0 {
                 return;
             }
-            std::thread::park_timeout(GATHERING);
+            std::thread::park_timeout(BATCH_LINGER);
             if self.queue.len() < there + there / 4 {
                 return;
             }
@@ -227,24 +231,24 @@ impl Writer {
         if self.has_refused {
             return Err(StoreFailure::Refused);
         }
-        if self.owed.has_only_refused() {
+        if self.retry_backlog.has_only_refused() {
             return Ok(());
         }
-        Err(self.failing.as_ref().map_or(StoreFailure::Io, |failing| failing.failure))
+        Err(self.breaker.as_ref().map_or(StoreFailure::Io, |breaker| breaker.failure))
     }
 
     /// The next time at which the writer must act without a request.
     fn wake_at(&self) -> Option<Instant> {
-        if self.may_prepare && self.failing.is_none() {
+        if self.may_prepare && self.breaker.is_none() {
             return Some(Instant::now());
         }
-        let rest_at = self.rest_at.filter(|_| self.failing.is_none());
+        let rest_at = self.rest_at.filter(|_| self.breaker.is_none());
         self.commit_at().into_iter().chain(self.measure_at()).chain(rest_at).chain(self.removals_due()).min()
     }
 
     fn commit_at(&self) -> Option<Instant> {
-        if let Some(failing) = &self.failing {
-            return Some(failing.again);
+        if let Some(breaker) = &self.breaker {
+            return Some(breaker.again);
         }
         let sync = self.unsynced_since.map(|since| since + self.settings.interval);
         let probe = self.settings.probe.map(|interval| self.tried + interval);
@@ -258,17 +262,21 @@ impl Writer {
         let highest = batch.additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
         let (mut additions, mut changes) = batch.finish(attempts, &mut reports);
         if highest > self.noted {
-            changes.last_number = highest.saturating_add(NUMBERS_AHEAD).min(NUMBER_MAX);
+            changes.last_number = highest.saturating_add(NUMBER_RESERVATION).min(NUMBER_MAX);
         }
-        if let Some(failure) = self.refuses() {
+        if let Some(failure) = self.rejection() {
             reports.extend(additions.drain(..).map(|addition| added(addition.ticket, Err(failure))));
         } else if !additions.is_empty() {
             self.refuse_beyond_room(&mut additions, &mut reports);
         }
         // A full store still has room to remove jobs.
         if additions.is_empty() && self.must_wait() {
-            self.owed.add(changes);
-        } else if self.failing.is_none() || !additions.is_empty() || !changes.is_empty() || !self.owed.is_empty() {
+            self.retry_backlog.add(changes);
+        } else if self.breaker.is_none()
+            || !additions.is_empty()
+            || !changes.is_empty()
+            || !self.retry_backlog.is_empty()
+        {
             self.commit_all(additions, changes, &mut reports);
         }
         self.tell(reports);
@@ -311,7 +319,7 @@ impl Writer {
                 let half = adds.len() / 2;
                 let later = (tickets.split_off(half), adds.split_off(half));
                 for (tickets, adds) in [(tickets, adds), later] {
-                    if let Some(failure) = self.refuses() {
+                    if let Some(failure) = self.rejection() {
                         reports.extend(tickets.into_iter().map(|ticket| added(ticket, Err(failure))));
                     } else {
                         let part = Changes { adds, last_number, sync, ..Changes::default() };
@@ -325,14 +333,6 @@ impl Writer {
         }
     }
 
-    /// Whether the circuit breaker is open: the error for new jobs, without trying the store.
-    fn refuses(&self) -> Option<StoreFailure> {
-        self.failing
-            .as_ref()
-            .filter(|failing| !failing.is_on_trial && failing.is_left_alone())
-            .map(|failing| failing.failure)
-    }
-
     fn is_sync_due(&self) -> bool {
         self.unsynced_since.is_some_and(|since| since.elapsed() >= self.settings.interval)
     }
@@ -340,12 +340,12 @@ impl Writer {
     /// Commits the retry backlog, then `changes`. On failure, the part that must not be lost goes to the
     /// backlog.
     fn commit(&mut self, changes: Changes) -> Result<(), Failed> {
-        while let Some(part) = self.owed.take(changes.sync) {
+        while let Some(part) = self.retry_backlog.take(changes.sync) {
             match self.try_commit(&part) {
                 Ok(()) => self.set_writable(true),
                 Err(error) if error.failure == StoreFailure::Refused && !part.edits.is_empty() => {
                     self.has_refused = true;
-                    for (key, edit) in self.owed.refused(part) {
+                    for (key, edit) in self.retry_backlog.refused(part) {
                         let (number, from, to) = (key.number, key.function, edit.function);
                         error!(
                             "the store rejected an edit; job {number} stays as stored ({from} -> {to} not saved): \
@@ -363,9 +363,9 @@ impl Writer {
                 Err(error) => {
                     self.fail(&error);
                     self.set_writable(false);
-                    self.owed.add(part);
+                    self.retry_backlog.add(part);
                     // The newer changes were not attempted, so they cannot have been applied.
-                    let Changes { adds, sync, .. } = self.owe(changes);
+                    let Changes { adds, sync, .. } = self.add_to_backlog(changes);
                     return Err(Failed { failure: error.failure, adds, sync });
                 }
             }
@@ -414,24 +414,24 @@ impl Writer {
     /// they are queued for removal. A store that rejected the transaction applied none of it, and a different
     /// job may be stored under the same number.
     fn give_up(&mut self, failure: StoreFailure, changes: Changes) -> Failed {
-        let Changes { adds, sync, .. } = self.owe(changes);
+        let Changes { adds, sync, .. } = self.add_to_backlog(changes);
         if failure != StoreFailure::Refused {
-            self.owed.add_refused(adds.iter().map(StoredJob::key));
+            self.retry_backlog.add_refused(adds.iter().map(StoredJob::key));
         }
         Failed { failure, adds, sync }
     }
 
     /// Adds everything except new jobs to the retry backlog. Returns the rest.
-    fn owe(&mut self, changes: Changes) -> Changes {
+    fn add_to_backlog(&mut self, changes: Changes) -> Changes {
         let Changes { removes, edits, adds, attempts, settings, last_number, sync } = changes;
-        self.owed.add(Changes { removes, edits, attempts, settings, ..Changes::default() });
+        self.retry_backlog.add(Changes { removes, edits, attempts, settings, ..Changes::default() });
         Changes { adds, last_number, sync, ..Changes::default() }
     }
 
     /// Records a failure: logs it if it is a new one, and opens the circuit breaker for a while.
     fn fail(&mut self, error: &StoreError) {
         let now = Instant::now();
-        let known = self.failing.take().filter(|known| known.failure == error.failure);
+        let known = self.breaker.take().filter(|known| known.failure == error.failure);
         if known.is_none() {
             error!("the store is failing, and background jobs are rejected: {error}");
         }
@@ -442,38 +442,9 @@ impl Writer {
         let pause = pause.max(self.tried_for).min(LONGEST_PAUSE);
         let (failure, again) = (error.failure, now + pause);
         let asked_again = now + self.tried_for.clamp(ASKED_PAUSE, LONGEST_PAUSE);
-        let failing =
-            Failing { failure, since, failed: now, again, asked_again, pause, is_on_trial: false, is_writable };
-        self.failing = Some(failing);
-    }
-
-    /// Records a successful commit, `with_jobs` or without. A full disk may have room for a small write but
-    /// not for the next job. Until the store has accepted a job, or for a while, it gets new jobs but is
-    /// still reported as failing (half-open).
-    fn recover(&mut self, with_jobs: bool) {
-        self.set_writable(true);
-        match self.has_room_again() {
-            Some(true) => return self.work_again(),
-            Some(false) => return,
-            None => {}
-        }
-        if let Some(failing) = &mut self.failing
-            && failing.failure == StoreFailure::Full
-            && !with_jobs
-            && failing.failed.elapsed() < TRIAL
-        {
-            failing.is_on_trial = true;
-            failing.again = Instant::now() + LONGEST_PAUSE;
-            return;
-        }
-        self.work_again();
-    }
-
-    fn work_again(&mut self) {
-        if let Some(failing) = self.failing.take() {
-            audit!("the store works again after {:.1} s", failing.since.elapsed().as_secs_f64());
-            self.stats.store.set_state(StoreState::Working);
-        }
+        let breaker =
+            CircuitBreaker { failure, since, failed: now, again, asked_again, pause, is_half_open: false, is_writable };
+        self.breaker = Some(breaker);
     }
 
     /// After a read failed for another reason than corruption, the remaining loads fail without an attempt:
@@ -484,7 +455,7 @@ impl Writer {
             let StoreOp::Load { ticket, jobs } = load else {
                 continue;
             };
-            let result = match failed.or_else(|| self.refuses().filter(|failure| is_unreadable(*failure))) {
+            let result = match failed.or_else(|| self.rejection().filter(|failure| is_unreadable(*failure))) {
                 Some(failure) => Err(failure),
                 None => self.read(&jobs).map_err(|error| {
                     self.fail_to_read(&error);
@@ -498,8 +469,8 @@ impl Writer {
 
     /// Reads a workload for a preview. A failure is not logged, since no client waits. Only an unreachable
     /// store opens the circuit breaker.
-    fn look(&mut self, job: &JobKey) -> Option<Sight> {
-        if self.refuses().is_some_and(is_unreadable) {
+    fn read_preview(&mut self, job: &JobKey) -> Option<Preview> {
+        if self.rejection().is_some_and(is_unreadable) {
             return None;
         }
         let read = self.read(std::slice::from_ref(job));
@@ -509,7 +480,7 @@ impl Writer {
             self.fail(error);
         }
         let workload = read.ok()?.pop().flatten()?;
-        Some(Sight::of(&workload))
+        Some(Preview::of(&workload))
     }
 
     fn read(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
@@ -526,7 +497,7 @@ impl Writer {
             if workloads[place].is_some() {
                 continue;
             }
-            for name in self.owed.names(job) {
+            for name in self.retry_backlog.names(job) {
                 let found = self.store.load(std::slice::from_ref(name), MOST_BYTES)?.pop().flatten();
                 if found.is_some() {
                     // The caller asks for the rest again, so that one read stays within its limit.
@@ -544,7 +515,7 @@ impl Writer {
     /// earlier error, because writes may still work.
     fn fail_to_read(&mut self, error: &StoreError) {
         if error.failure != StoreFailure::Corrupt {
-            if self.failing.is_none() || error.failure == StoreFailure::Unreachable {
+            if self.breaker.is_none() || error.failure == StoreFailure::Unreachable {
                 self.fail(error);
             }
             return;
@@ -565,9 +536,9 @@ impl Writer {
     fn finish(mut self, last_number: u64) {
         let end = Changes { last_number, sync: true, ..Changes::default() };
         let is_failed = self.commit(end).is_err();
-        self.stats.store.pending_removals.set(self.owed.ended() as u64);
+        self.stats.store.pending_removals.set(self.retry_backlog.ended() as u64);
         if is_failed && !self.is_missing() {
-            let mut outcomes = self.owed.outcomes();
+            let mut outcomes = self.retry_backlog.outcomes();
             if self.unsynced_since.is_some() {
                 outcomes.push("the last commits are not synced: they are lost if the machine fails soon".to_owned());
             }

@@ -24,8 +24,8 @@ use gearmand::protocol::packet::FrameLimits;
 use gearmand::stats::{ConnectionGauges, Stats};
 use gearmand::store::Workloads;
 use gearmand::store::location::Access;
-use gearmand::store::queue::Queue;
 use gearmand::store::sqlite::SqliteStore;
+use gearmand::store::write_queue::WriteQueue;
 use gearmand::store::writer::{self, Settings};
 use tempfile::TempDir;
 use tokio::task::{AbortHandle, JoinSet, yield_now};
@@ -47,7 +47,7 @@ pub(crate) struct Stage {
 }
 
 struct Kept {
-    queue: Arc<Queue>,
+    queue: Arc<WriteQueue>,
     writer: JoinHandle<()>,
     directory: TempDir,
 }
@@ -61,7 +61,7 @@ impl Stage {
     pub(crate) fn new(script: &Script) -> Self {
         let clock = Arc::new(Clock::start());
         let stats = Arc::new(Stats::default());
-        let queue = script.has_store.then(|| Arc::new(Queue::default()));
+        let queue = script.has_store.then(|| Arc::new(WriteQueue::default()));
         let policy = Policy {
             handle_prefix: PREFIX.to_owned(),
             keeps_jobs: script.has_store,

@@ -9,7 +9,7 @@ use crate::common::{Program, wait_for};
 /// Whose managed worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    /// `gearmand work --managed`: a keeper, whose child is the worker.
+    /// `gearmand work --managed`: a supervisor, whose child is the worker.
     Ours,
     /// `tests/clients/php/managed_worker.php`.
     Php,

@@ -24,7 +24,7 @@ pub(crate) trait Database {
     fn debian_keeps_due_times(&self) -> bool;
     /// Puts what other versions of C++ gearmand would have left beside what Debian's has left in this queue.
     fn put_beside(&self, name: &str) -> Vec<Kept>;
-    /// Makes entries of this queue senseless: of the jobs 1 to 3 that are there, 1 and 3.
+    /// Makes entries of this queue invalid: of the jobs 1 to 3 that are there, 1 and 3.
     fn spoil(&self, name: &str);
     /// How many jobs this queue has, as the database itself counts them.
     fn rows(&self, name: &str) -> usize;

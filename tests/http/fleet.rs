@@ -213,25 +213,25 @@ fn one_who_falls_silent_is_shown_as_he_was() {
 }
 
 #[test]
-fn orders_are_given_and_answered() {
+fn commands_are_given_and_answered() {
     let server = server(&[]);
     let worker = Fake::managed(&server, "a", &Value::Null);
     let _stubborn =
         Fake::start(&server, "manage_stubborn", |_| Some(complete(&json!({"ok": false, "error": "no such code"}))));
     let monitor = Fake::start(&server, "fleet_web", |_| Some(complete(&json!({"ok": true, "did": "begun"}))));
-    let order = |path: &str, body: Value| post(&server, &format!("/api/v1/fleet/{path}"), &body);
-    let answer = order("workers/a", json!({"verb": "registerFunction", "functions": ["mail"]}));
+    let command = |path: &str, body: Value| post(&server, &format!("/api/v1/fleet/{path}"), &body);
+    let answer = command("workers/a", json!({"verb": "registerFunction", "functions": ["mail"]}));
     let was = json!({"verb": "registerFunction", "arguments": {"functions": ["mail"]}});
     assert_eq!((answer.status, answer.json()), (200, json!({"answer": {"ok": true, "was": was}})));
     for verb in ["newWorker", "exitWorker", "reload", "version"] {
-        assert_eq!(order("workers/a", json!({"verb": verb})).json()["answer"]["was"], json!({"verb": verb}));
+        assert_eq!(command("workers/a", json!({"verb": verb})).json()["answer"]["was"], json!({"verb": verb}));
     }
     assert_eq!(worker.asked.try_iter().count(), 5);
-    let answer = order("workers/stubborn", json!({"verb": "reload"}));
+    let answer = command("workers/stubborn", json!({"verb": "reload"}));
     answer.expect_error(409, "refused");
     assert!(answer.text().contains("no such code"), "{}", answer.text());
-    assert_eq!(order("monitors/web", json!({"verb": "roll"})).json()["answer"]["did"], "begun");
-    order("monitors/web", json!({"verb": "stop", "host": "web1"}));
+    assert_eq!(command("monitors/web", json!({"verb": "roll"})).json()["answer"]["did"], "begun");
+    command("monitors/web", json!({"verb": "stop", "host": "web1"}));
     let wishes: Vec<_> = monitor.asked.try_iter().collect();
     assert_eq!(
         wishes,
@@ -247,14 +247,14 @@ fn orders_are_given_and_answered() {
 }
 
 #[test]
-fn orders_that_cannot_be_done_say_why() {
+fn commands_that_cannot_be_done_say_why() {
     let server = server(&[]);
     let _workers = [
         Fake::start(&server, "manage_junk", |_| Some((packet::WORK_COMPLETE, b"\xff{".to_vec()))),
         Fake::start(&server, "manage_failing", |_| Some((packet::WORK_FAIL, Vec::new()))),
         Fake::start(&server, "manage_silent", |_| None),
     ];
-    let order = |path: &str, body: Value| -> Answer { post(&server, &format!("/api/v1/fleet/{path}"), &body) };
+    let command = |path: &str, body: Value| -> Answer { post(&server, &format!("/api/v1/fleet/{path}"), &body) };
     for (path, body, status, code) in [
         ("workers/none", json!({"verb": "reload"}), 404, "no_such_worker"),
         ("workers/a%20b", json!({"verb": "reload"}), 404, "no_such_worker"),
@@ -271,19 +271,19 @@ fn orders_that_cannot_be_done_say_why() {
         ("workers/failing", json!({"verb": "reload"}), 502, "bad_answer"),
         ("workers/silent", json!({"verb": "reload"}), 504, "no_answer"),
     ] {
-        order(path, body).expect_error(status, code);
+        command(path, body).expect_error(status, code);
     }
 }
 
 #[test]
-fn orders_need_what_all_actions_need() {
-    let order = |server: &Server| post(server, "/api/v1/fleet/workers/a", &json!({"verb": "exitWorker"}));
+fn commands_need_what_all_actions_need() {
+    let command = |server: &Server| post(server, "/api/v1/fleet/workers/a", &json!({"verb": "exitWorker"}));
     let read_only = server(&["--http-read-only"]);
     let worker = Fake::managed(&read_only, "a", &Value::Null);
-    order(&read_only).expect_error(403, "read_only");
+    command(&read_only).expect_error(403, "read_only");
     let locked = server(&["--http-token", "token-of-the-test-1234"]);
     let other = Fake::managed(&locked, "a", &Value::Null);
-    order(&locked).expect_error(401, "token_missing");
+    command(&locked).expect_error(401, "token_missing");
     assert_eq!(worker.asked.try_iter().chain(other.asked.try_iter()).count(), 0);
 }
 

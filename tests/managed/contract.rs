@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::common::{Program, Server, packet};
-use super::stage::{FUNCTIONS, Monitor, command, keeper, pid, runs};
+use super::stage::{FUNCTIONS, Monitor, command, pid, runs, supervisor};
 
 fn servers() -> [Server; 2] {
     [Server::ours(&[]), Server::debian(&[])]
@@ -24,7 +24,7 @@ fn a_worker_is_given_an_id_and_says_what_it_is() {
         let mut monitor = Monitor::of(&server);
         let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         let arguments = ["--fleet-name", "web", "--host-name", "web1", "--worker-version", "7 of 9"];
-        let _keeper = keeper(&server, &[&FUNCTIONS[..], &arguments].concat());
+        let _supervisor = supervisor(&server, &[&FUNCTIONS[..], &arguments].concat());
         monitor.wait_for_workers("setId", 1);
         for bad in [&b""[..], b"a b", b"\xff", &[b'a'; 65], b"{}"] {
             let answer = monitor.say("setId", bad);
@@ -61,7 +61,7 @@ fn a_worker_is_given_an_id_and_says_what_it_is() {
 fn functions_are_in_use_when_the_answer_comes() {
     for server in servers() {
         let mut monitor = Monitor::of(&server);
-        let _keeper = keeper(&server, &["-f", "echo=cat", "-f", "fail=exit 3"]);
+        let _supervisor = supervisor(&server, &["-f", "echo=cat", "-f", "fail=exit 3"]);
         monitor.name("a");
         // A job that waits already is done as well as one that comes later.
         let mut client = Monitor::of(&server);
@@ -92,7 +92,7 @@ fn functions_are_in_use_when_the_answer_comes() {
 fn nonsense_is_told_so_and_changes_nothing() {
     let server = Server::ours(&[]);
     let mut monitor = Monitor::of(&server);
-    let _keeper = keeper(&server, &FUNCTIONS);
+    let _supervisor = supervisor(&server, &FUNCTIONS);
     monitor.name("a");
     monitor.register("a", &["echo"]);
     let deep = "[".repeat(100_000);
@@ -127,7 +127,7 @@ fn a_version_is_read_again() {
     let path = directory.path().join("version");
     fs::write(&path, "1\n").unwrap();
     let mut monitor = Monitor::of(&server);
-    let _keeper = keeper(&server, &["-f", "echo=cat", "--version-file", path.to_str().unwrap()]);
+    let _supervisor = supervisor(&server, &["-f", "echo=cat", "--version-file", path.to_str().unwrap()]);
     assert_eq!(monitor.name("a")["version"], "1");
     fs::write(&path, "2\n").unwrap();
     assert_eq!(monitor.status("a")["version"], "1");

@@ -7,14 +7,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use serde_json::json;
 
 use super::common::{Gate, Program, Server, packet};
-use super::stage::{FUNCTIONS, Monitor, command, keeper, pid, wait_for_end};
+use super::stage::{FUNCTIONS, Monitor, command, pid, supervisor, wait_for_end};
 
 #[test]
 fn a_worker_that_is_told_to_exit_finishes_its_job() {
     for server in [Server::ours(&[]), Server::debian(&[])] {
         let gate = Gate::new();
         let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
-        let mut keeper = keeper(&server, &FUNCTIONS);
+        let mut supervisor = supervisor(&server, &FUNCTIONS);
         let process = pid(&monitor.name("a"));
         monitor.register("a", &["gate", "echo"]);
         let job = client.submit("gate", gate.workload().as_bytes());
@@ -39,7 +39,7 @@ fn a_worker_that_is_told_to_exit_finishes_its_job() {
         gate.open("done");
         assert_eq!(client.result(&job), b"done");
         wait_for_end(process);
-        keeper.expect_end(&[]);
+        supervisor.expect_end(&[]);
         monitor.wait_for_workers("echo", 0);
         assert_eq!((monitor.listed("echo"), monitor.listed("setId").2), ((1, 0, 0), 0));
     }
@@ -49,7 +49,7 @@ fn a_worker_that_is_told_to_exit_finishes_its_job() {
 fn a_worker_of_two_servers_has_one_id_and_does_one_job() {
     let (first, second) = (Server::ours(&[]), Server::ours(&[]));
     let gate = Gate::new();
-    let mut keeper = Program::start(&mut command(&[first.addr(), second.addr()], &FUNCTIONS));
+    let mut supervisor = Program::start(&mut command(&[first.addr(), second.addr()], &FUNCTIONS));
     let (mut of_first, mut of_second) = (Monitor::of(&first), Monitor::of(&second));
     of_second.wait_for_workers("setId", 1);
     let introduction = of_first.name("a");
@@ -72,7 +72,7 @@ fn a_worker_of_two_servers_has_one_id_and_does_one_job() {
     assert_eq!((client.result(&job), other.result(&waiting)), (b"first".to_vec(), b"second".to_vec()));
     assert_eq!(of_first.wait_for_state("a", "idle")["count"], json!({"gate": 1, "echo": 1}));
     of_first.exit("a");
-    keeper.expect_end(&[]);
+    supervisor.expect_end(&[]);
 }
 
 /// Numbers by chance, the same for the same seed.
@@ -142,7 +142,7 @@ impl Churn {
         let place = self.any(self.workers.len());
         let old = self.workers[place].clone();
         let answer = self.monitor.say(&format!("manage_{old}"), br#"{"verb": "newWorker"}"#);
-        // On a slow machine the keeper may be late with its answer. The worker comes all the same.
+        // On a slow machine the supervisor may be late with its answer. The worker comes all the same.
         let is_late = answer["error"].as_str().is_some_and(|error| error.contains("it may still start one"));
         assert!(answer["ok"] == true || is_late, "{answer}");
         self.workers[place] = self.name_one();
@@ -188,7 +188,7 @@ fn churn(server: &Server, jobs: usize) {
     let script = format!("read line; echo \"$line\" >> '{}'; echo \"$line\"", log.display());
     let functions: Vec<String> = NAMES.iter().flat_map(|name| ["-f".to_owned(), format!("{name}={script}")]).collect();
     let functions: Vec<&str> = functions.iter().map(String::as_str).collect();
-    let _keeper = keeper(server, &[&functions[..], &["--workers", "3"]].concat());
+    let _supervisor = supervisor(server, &[&functions[..], &["--workers", "3"]].concat());
     let mut churn = Churn {
         chance: Chance(seed),
         client: Monitor::of(server),

@@ -1,4 +1,4 @@
-//! What these tests share: a keeper of workers, a monitor, and a look at processes and at the server's listing.
+//! What these tests share: a supervisor of workers, a monitor, and a look at processes and at the server's listing.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,8 +20,8 @@ pub(crate) fn command(servers: &[SocketAddr], arguments: &[&str]) -> Command {
     command
 }
 
-/// A keeper and its workers.
-pub(crate) fn keeper(server: &Server, arguments: &[&str]) -> Program {
+/// A supervisor and its workers.
+pub(crate) fn supervisor(server: &Server, arguments: &[&str]) -> Program {
     Program::start(&mut command(&[server.addr()], arguments))
 }
 

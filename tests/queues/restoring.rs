@@ -56,10 +56,10 @@ fn expect_silence(wire: &Wire) {
 
 pub(crate) fn workers_are_served_while_jobs_are_read() {
     let file = QueueFile::new();
-    let senseless = format!(
+    let invalid = format!(
         "INSERT INTO gearman_queue (job_id, unique_key, function_name, priority) VALUES ({JOBS} + 1, 'x', 'f', 9)"
     );
-    let server = start(&file, &senseless);
+    let server = start(&file, &invalid);
     // What is equal to a job that is not read yet, asks for one, or means one, waits.
     let mut client = Wire::connect(server.addr());
     client.send_raw(&job(FUNCTION, &format!("u{JOBS}"), b"again").request());

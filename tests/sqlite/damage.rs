@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use crate::{Kept, Place, add, own, refusal, replay};
 
 /// SQL that makes job number 3 one that makes no sense, and what is said of it.
-const SENSELESS: &[(&str, &str)] = &[
+const INVALID: &[(&str, &str)] = &[
     ("priority = 3", "priority"),
     ("priority = -1", "priority"),
     ("priority = 'high'", "priority"),
@@ -35,7 +35,7 @@ fn change(raw: &Connection, set: &str) {
 
 #[test]
 fn a_row_that_makes_no_sense_is_quarantined() {
-    for (set, reason) in SENSELESS {
+    for (set, reason) in INVALID {
         let place = Place::new();
         add(&mut *place.own(), &five()).unwrap();
         change(&place.raw(), set);
@@ -160,7 +160,7 @@ fn equal_unique_ids_of_different_functions_are_different_jobs() {
 }
 
 #[test]
-fn many_senseless_rows_are_one_transaction() {
+fn many_invalid_rows_are_one_transaction() {
     let place = Place::new();
     let jobs: Vec<Kept> = (1..=3000).map(Kept::plain).collect();
     add(&mut *place.own(), &jobs).unwrap();

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, Subcommand};
 use gearmand::client;
 use gearmand::config::{RELOADABLE, command};
-use gearmand::queue;
+use gearmand::store_tools;
 
 use super::source::{root, tracked_files};
 
@@ -125,7 +125,7 @@ fn full_help(option: &Arg) -> String {
 /// Parses every `gearmand` command line in the code blocks of the README and of all pages.
 pub(crate) fn commands_parse() {
     let mut server = command();
-    server = queue::Tool::augment_subcommands(client::Tool::augment_subcommands(server))
+    server = store_tools::Tool::augment_subcommands(client::Tool::augment_subcommands(server))
         .args_conflicts_with_subcommands(true);
     for name in ["man", "completions"] {
         server =

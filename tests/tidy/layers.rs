@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     // The one lock around it, the output that it fills, the stores, the text commands.
     &["outbox", "store", "hub", "admin"],
     // The outside world.
-    &["process", "net", "http", "client", "queue"],
+    &["process", "net", "http", "client", "store_tools"],
     // Assembly.
     &["daemon"],
 ];
@@ -31,7 +31,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
         "it is the other side of the wire",
     ),
     (
-        "queue",
+        "store_tools",
         &["hub", "outbox", "admin", "net", "stats", "job_server::JobServer"],
         "it looks at stores, not at a server",
     ),

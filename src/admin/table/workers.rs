@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::vec;
 
 use super::{Cell, durations, first_name, function_name, handle_cell, text_cell, work_totals, write_pairs, write_row};
-use crate::admin::look::{Look, WorkerHead, WorkerSum, Workers, worker_id};
 use crate::admin::text::LISTING_PIECE;
 use crate::admin::view::{WorkTotals, WorkerFunctionView};
+use crate::admin::views::{Views, WorkerHead, WorkerSum, Workers, worker_id};
 use crate::job_server::{ConnectionId, Now};
 use crate::protocol::text;
 use crate::stats::ConnectionGauges;
@@ -34,9 +34,9 @@ impl WorkerLines {
 
     /// Appends the next lines, until `out` has [`LISTING_PIECE`] bytes or the listing should yield. Returns
     /// whether they are the last.
-    pub(super) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
+    pub(super) fn resume(&mut self, views: &Views, now: Now, out: &mut Vec<u8>) -> bool {
         if self.unfinished.is_none() && self.summed_up.as_slice().is_empty() {
-            match self.workers.next_piece(look) {
+            match self.workers.next_piece(views) {
                 Some(piece) => self.summed_up = piece.into_iter(),
                 None => return true,
             }
@@ -46,7 +46,7 @@ impl WorkerLines {
                 Some(unfinished) => unfinished,
                 None => match self.summed_up.next() {
                     Some(worker) => {
-                        write_before_functions(&worker, &worker.head(look, now), out);
+                        write_before_functions(&worker, &worker.head(views, now), out);
                         let left = worker.functions;
                         (worker, left)
                     }
@@ -57,7 +57,7 @@ impl WorkerLines {
             if left > 0 {
                 self.unfinished = Some((worker, left));
             } else {
-                write_behind_functions(&worker, &worker.head(look, now), out);
+                write_behind_functions(&worker, &worker.head(views, now), out);
             }
         }
         false
@@ -147,26 +147,26 @@ pub(in crate::admin) enum OneWorker {
 
 impl OneWorker {
     /// `None` if there is no such worker.
-    pub(in crate::admin) fn new(look: &Look, id: ConnectionId) -> Option<Self> {
-        let worker = look.worker_sum(id)?;
+    pub(in crate::admin) fn new(views: &Views, id: ConnectionId) -> Option<Self> {
+        let worker = views.worker_sum(id)?;
         let left = worker.functions;
         Some(Self::Sum(Box::new(worker), left))
     }
 
     /// Appends the next lines. Returns whether they are the last.
-    pub(in crate::admin) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
+    pub(in crate::admin) fn resume(&mut self, views: &Views, now: Now, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Sum(worker, left) => {
                 *left = worker.add(*left, SUMMED_UP_OF_PIECE).1;
                 if *left == 0 {
-                    write_whole(worker, &worker.head(look, now), out);
+                    write_whole(worker, &worker.head(views, now), out);
                     let (id, gauges, left) = (worker.id, Arc::clone(&worker.gauges), worker.functions);
                     *self = Self::Lines { id, gauges, left };
                 }
                 false
             }
             Self::Lines { id, gauges, left } if *left == 0 => {
-                write_rest(look, now, *id, gauges, out);
+                write_rest(views, now, *id, gauges, out);
                 true
             }
             Self::Lines { gauges, left, .. } => {
@@ -204,11 +204,11 @@ fn write_whole(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u8>) {
 }
 
 /// Writes the former functions of a worker, and the jobs that it holds.
-fn write_rest(look: &Look, now: Now, id: ConnectionId, gauges: &ConnectionGauges, out: &mut Vec<u8>) {
+fn write_rest(views: &Views, now: Now, id: ConnectionId, gauges: &ConnectionGauges, out: &mut Vec<u8>) {
     for ability in gauges.former_functions().iter().rev() {
         write_function(&WorkerFunctionView::of(ability, false), out);
     }
-    for job in look.held_jobs(now, id) {
+    for job in views.held_jobs(now, id) {
         write_row(
             &[
                 "job".into(),

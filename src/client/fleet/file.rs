@@ -21,7 +21,7 @@ pub(super) struct DesiredFile {
     desired: Desired,
     /// Hosts that the file itself stops.
     stopped_by_file: BTreeSet<String>,
-    wishes: Wishes,
+    overrides: Overrides,
     mark: Option<Mark>,
     /// Why the current file is invalid. Its previous content stays in effect meanwhile.
     wrong: Option<String>,
@@ -30,7 +30,7 @@ pub(super) struct DesiredFile {
 /// Manual requests. They stay in effect until they are done or revoked, also across restarts of the monitor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-struct Wishes {
+struct Overrides {
     stopped_hosts: BTreeSet<String>,
     /// Workers that are still to be replaced.
     rolling: BTreeSet<WorkerId>,
@@ -48,14 +48,14 @@ impl DesiredFile {
         let mark = mark(path);
         let desired = read(path)?;
         let beside = beside(path);
-        let wishes = match fs::read_to_string(&beside) {
+        let overrides = match fs::read_to_string(&beside) {
             Ok(text) => toml::from_str(&text).map_err(|error| format!("{}: {error}", beside.display()))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Wishes::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Overrides::default(),
             Err(error) => return Err(format!("cannot read {}: {error}", beside.display())),
         };
         let stopped_by_file = BTreeSet::new();
         let mut file =
-            Self { path: path.to_owned(), desired: Desired::default(), stopped_by_file, wishes, mark, wrong: None };
+            Self { path: path.to_owned(), desired: Desired::default(), stopped_by_file, overrides, mark, wrong: None };
         file.go_by(desired);
         Ok(file)
     }
@@ -67,7 +67,7 @@ impl DesiredFile {
             path: PathBuf::new(),
             desired,
             stopped_by_file: BTreeSet::new(),
-            wishes: Wishes::default(),
+            overrides: Overrides::default(),
             mark: None,
             wrong: None,
         }
@@ -79,7 +79,7 @@ impl DesiredFile {
 
     fn go_by(&mut self, mut desired: Desired) {
         self.stopped_by_file.clone_from(&desired.stopped_hosts);
-        desired.stopped_hosts.extend(self.wishes.stopped_hosts.iter().cloned());
+        desired.stopped_hosts.extend(self.overrides.stopped_hosts.iter().cloned());
         self.desired = desired;
     }
 
@@ -161,10 +161,10 @@ impl DesiredFile {
     /// Why it will not survive a restart of the monitor.
     pub(super) fn stop(&mut self, host: &str, is_stopped: bool) -> Result<(), String> {
         if is_stopped {
-            self.wishes.stopped_hosts.insert(host.to_owned());
+            self.overrides.stopped_hosts.insert(host.to_owned());
             self.desired.stopped_hosts.insert(host.to_owned());
         } else {
-            self.wishes.stopped_hosts.remove(host);
+            self.overrides.stopped_hosts.remove(host);
             self.desired.stopped_hosts.remove(host);
         }
         self.write_wishes()
@@ -172,7 +172,7 @@ impl DesiredFile {
 
     /// The workers that were still to be replaced at the last save.
     pub(super) const fn rolling(&self) -> &BTreeSet<WorkerId> {
-        &self.wishes.rolling
+        &self.overrides.rolling
     }
 
     /// Saves which workers are still to be replaced, if they have changed.
@@ -180,10 +180,10 @@ impl DesiredFile {
     /// # Errors
     /// Why this will not survive a restart of the monitor.
     pub(super) fn keep_rolling(&mut self, rolling: &BTreeSet<WorkerId>) -> Result<(), String> {
-        if self.wishes.rolling == *rolling {
+        if self.overrides.rolling == *rolling {
             return Ok(());
         }
-        self.wishes.rolling.clone_from(rolling);
+        self.overrides.rolling.clone_from(rolling);
         self.write_wishes()
     }
 
@@ -191,7 +191,7 @@ impl DesiredFile {
         if self.path.as_os_str().is_empty() {
             return Ok(());
         }
-        let text = toml::to_string(&self.wishes).map_err(|error| error.to_string());
+        let text = toml::to_string(&self.overrides).map_err(|error| error.to_string());
         let written = text.and_then(|text| write(&beside(&self.path), &text));
         written.map_err(|error| format!("not saved, lost when the monitor restarts: {error}"))
     }

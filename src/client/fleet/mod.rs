@@ -1,35 +1,35 @@
 //! `gearmand fleet`: supervises managed workers ([`crate::fleet`]) until there are as many of each kind as
 //! desired.
 //!
-//! * `round` sends requests to many workers at once; `server` is one server; `roster` is the membership, and
-//!   reports `news`.
-//! * `monitor` observes, reconciles and acts; `file` has the desired state; `office` is the monitor's control
-//!   endpoint; `watch` has the main loop, and ensures that there is one monitor.
+//! * `fan_out` sends requests to many workers at once; `server` is one server; `membership` has the workers
+//!   of the fleet, and reports `news`.
+//! * `monitor` observes, reconciles and acts; `file` has the desired state; `control_endpoint` answers the
+//!   requests to the monitor; `run_loop` has the main loop, and ensures that there is one monitor.
 //! * `order` sends requests to a running monitor, and `show` prints.
 
+mod control_endpoint;
+mod fan_out;
 mod file;
+mod membership;
 mod monitor;
 mod news;
-mod office;
 mod order;
-mod roster;
-mod round;
+mod run_loop;
 mod server;
 mod show;
-mod watch;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use self::file::DesiredFile;
+use self::membership::Membership;
 use self::monitor::Monitor;
 use self::order::Order;
-use self::roster::Roster;
-use self::watch::{Until, Watch};
+use self::run_loop::{RunLoop, Until};
 use super::address::{ServerAddress, ServerArgs};
 use super::{EXIT_FAILED, ToolError, printable, values};
 use crate::fleet::contract::{DEFAULT_FLEET, FLEET_NAME_VARIABLE, check_name};
-use crate::fleet::report::{Report, Wish};
+use crate::fleet::report::{MonitorCommand, Report};
 
 /// Maximum number of other fleets that are named.
 const FLEETS_SHOWN: usize = 20;
@@ -132,8 +132,8 @@ pub(super) async fn run(args: FleetArgs) -> Result<u8, ToolError> {
     match args.action {
         Action::Run { file } => {
             super::tell_with_times();
-            let watch = Watch::new(call.monitor_of(&file)?, call.connect_timeout);
-            watch.run(Until::Ever).await.map(|_| 0)
+            let run_loop = RunLoop::new(call.monitor_of(&file)?, call.connect_timeout);
+            run_loop.run(Until::Ever).await.map(|_| 0)
         }
         Action::Status => call.status().await,
         Action::Plan { file } => call.plan(&file).await,
@@ -157,7 +157,7 @@ impl Call {
     }
 
     /// An observer: a monitor that wants nothing.
-    fn onlooker(&self) -> Result<Monitor, ToolError> {
+    fn observer(&self) -> Result<Monitor, ToolError> {
         let of_environment = || std::env::var(FLEET_NAME_VARIABLE).ok().filter(|name| !name.is_empty());
         let name = self.fleet.clone().or_else(of_environment).unwrap_or_else(|| DEFAULT_FLEET.to_owned());
         check_name(&name).map_err(|error| ToolError::Usage(format!("{FLEET_NAME_VARIABLE} is \"{name}\": {error}")))?;
@@ -165,17 +165,17 @@ impl Call {
     }
 
     fn monitor(&self, file: DesiredFile) -> Monitor {
-        let roster = Roster::new(&file.desired().fleet, self.servers.clone(), self.connect_timeout);
-        Monitor::new(roster, file)
+        let membership = Membership::new(&file.desired().fleet, self.servers.clone(), self.connect_timeout);
+        Monitor::new(membership, file)
     }
 
     async fn status(&self) -> Result<u8, ToolError> {
-        let mut monitor = self.onlooker()?;
+        let mut monitor = self.observer()?;
         let report = if let Some(report) = order::running(&mut monitor).await? {
             report
         } else {
             let limit = monitor.desired().answer_timeout;
-            monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
+            monitor.membership.refresh(false, limit).await.map_err(ToolError::Unreachable)?;
             // An observer has no settings of its own to report.
             Report { host: String::new(), pid: 0, started: 0.0, settled: false, ..monitor.report() }
         };
@@ -183,7 +183,7 @@ impl Call {
         if report.pid > 0 || !report.workers.is_empty() || report.unnamed > 0 {
             return Ok(0);
         }
-        let mut others = monitor.roster.monitored_fleets();
+        let mut others = monitor.membership.monitored_fleets();
         others.truncate(FLEETS_SHOWN);
         let others = if others.is_empty() { "none with a monitor".to_owned() } else { others.join(" ") };
         super::tell("fleet", format_args!("unknown fleet; check --fleet-name. Others here: {}", printable(&others)));
@@ -193,7 +193,7 @@ impl Call {
     async fn plan(&self, path: &Path) -> Result<u8, ToolError> {
         let mut monitor = self.monitor_of(path)?;
         let limit = monitor.desired().answer_timeout;
-        monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
+        monitor.membership.refresh(false, limit).await.map_err(ToolError::Unreachable)?;
         monitor.reconcile();
         show::plan(&monitor, self.is_json)?;
         Ok(0)
@@ -204,7 +204,9 @@ impl Call {
         if let Some(before) = order::running(&mut monitor).await? {
             let cannot = |error| ToolError::Usage(format!("cannot read {}: {error}", path.display()));
             let desired = std::fs::read_to_string(path).map_err(cannot)?;
-            return Order::new(monitor, self.timeout, self.is_json).give(Wish::Apply { desired }, before).await;
+            return Order::new(monitor, self.timeout, self.is_json)
+                .give(MonitorCommand::Apply { desired }, before)
+                .await;
         }
         self.until_settled(monitor).await
     }
@@ -212,17 +214,17 @@ impl Call {
     async fn roll(&self, host: Option<String>, path: Option<&Path>) -> Result<u8, ToolError> {
         let mut monitor = match path {
             Some(path) => self.monitor_of(path)?,
-            None => self.onlooker()?,
+            None => self.observer()?,
         };
         if let Some(before) = order::running(&mut monitor).await? {
-            return Order::new(monitor, self.timeout, self.is_json).give(Wish::Roll { host }, before).await;
+            return Order::new(monitor, self.timeout, self.is_json).give(MonitorCommand::Roll { host }, before).await;
         }
         if path.is_none() {
             return Err(ToolError::Usage("no monitor is running; pass the desired-state file".to_owned()));
         }
         let limit = monitor.desired().answer_timeout;
-        monitor.roster.look(true, limit).await.map_err(ToolError::Unreachable)?;
-        if let Err(error) = monitor.take(Wish::Roll { host }) {
+        monitor.membership.refresh(true, limit).await.map_err(ToolError::Unreachable)?;
+        if let Err(error) = monitor.take(MonitorCommand::Roll { host }) {
             super::tell("fleet", format_args!("{error}"));
             return Ok(EXIT_FAILED);
         }
@@ -230,28 +232,28 @@ impl Call {
     }
 
     async fn stop(&self, host: String) -> Result<u8, ToolError> {
-        let mut monitor = self.onlooker()?;
+        let mut monitor = self.observer()?;
         let running = order::running(&mut monitor).await?;
         let order = Order::new(monitor, self.timeout, self.is_json);
         match running {
-            Some(before) => order.give(Wish::Stop { host }, before).await,
+            Some(before) => order.give(MonitorCommand::Stop { host }, before).await,
             None => order.stop(&host).await,
         }
     }
 
     async fn start(&self, host: String) -> Result<u8, ToolError> {
-        let mut monitor = self.onlooker()?;
+        let mut monitor = self.observer()?;
         let Some(before) = order::running(&mut monitor).await? else {
             let why = "no monitor is running, so no host is stopped; to use a host again, start a worker there";
             return Err(ToolError::Usage(why.to_owned()));
         };
-        Order::new(monitor, self.timeout, self.is_json).give(Wish::Start { host }, before).await
+        Order::new(monitor, self.timeout, self.is_json).give(MonitorCommand::Start { host }, before).await
     }
 
     /// Runs the monitor until the desired state is reached.
     async fn until_settled(&self, monitor: Monitor) -> Result<u8, ToolError> {
-        let watch = Watch::new(monitor, self.connect_timeout);
-        match watch.run(Until::Settled(Instant::now() + self.timeout)).await? {
+        let run_loop = RunLoop::new(monitor, self.connect_timeout);
+        match run_loop.run(Until::Settled(Instant::now() + self.timeout)).await? {
             Outcome::Ended => Ok(EXIT_FAILED),
             Outcome::Settled(report) => show::end(&report, true, report.unmet.is_empty(), self.is_json),
             Outcome::TimedOut(report) => show::end(&report, false, report.unmet.is_empty(), self.is_json),

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::file::DesiredFile;
+use super::membership::Membership;
 use super::news::{News, Trouble};
-use super::roster::Roster;
 use crate::client::listing::printable;
 use crate::client::{host_name, tell};
 use crate::fleet::contract::{Request, Verb, WorkerId, check_name, cut};
 use crate::fleet::desired::Desired;
 use crate::fleet::reconcile::{Action, Decision, Memory, Plan, dry_run, reconcile};
-use crate::fleet::report::{Event, FunctionReport, Report, Wish, WorkerReport};
+use crate::fleet::report::{Event, FunctionReport, MonitorCommand, Report, WorkerReport};
 
 /// Maximum number of past actions in a report.
 const EVENTS_MAX: usize = 200;
@@ -28,7 +28,7 @@ const SHORT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration
 
 /// Monitor of a fleet.
 pub(super) struct Monitor {
-    pub(super) roster: Roster,
+    pub(super) membership: Membership,
     pub(super) file: DesiredFile,
     /// The last plan, with the memory for the next one.
     plan: Plan,
@@ -42,10 +42,10 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    pub(super) fn new(roster: Roster, file: DesiredFile) -> Self {
+    pub(super) fn new(membership: Membership, file: DesiredFile) -> Self {
         let memory = Memory { rolling: file.rolling().clone(), ..Memory::default() };
         Self {
-            roster,
+            membership,
             file,
             plan: Plan { memory, ..Plan::default() },
             events: VecDeque::new(),
@@ -74,7 +74,7 @@ impl Monitor {
             Some(Err(error)) => self.note("keep previous desired state", "file changed", Some(error)),
         }
         let limit = self.desired().answer_timeout;
-        let news = self.roster.look(true, limit).await?;
+        let news = self.membership.refresh(true, limit).await?;
         let left_out = news.len().saturating_sub(NEWS_MAX);
         for news in news.into_iter().take(NEWS_MAX) {
             self.tell_news(news);
@@ -82,21 +82,21 @@ impl Monitor {
         if left_out > 0 {
             self.note(&format!("{left_out} more changes not shown"), "too many in one iteration", None);
         }
-        for host in self.roster.newly_left(self.desired().unresponsive_timeout) {
+        for host in self.membership.newly_left(self.desired().unresponsive_timeout) {
             self.tell_news(News::Left(host));
         }
-        self.roster.tidy(self.desired().unresponsive_timeout, limit).await;
+        self.membership.gc(self.desired().unresponsive_timeout, limit).await;
         // Workers that come back with their server reconnect one by one. The first one must not be told to
         // start replacements for the others.
         let hold = self.desired().interval * 2;
-        if self.roster.returned.is_none_or(|returned| returned.elapsed() >= hold) {
-            self.roster.returned = None;
+        if self.membership.returned.is_none_or(|returned| returned.elapsed() >= hold) {
+            self.membership.returned = None;
             self.reconcile();
             self.act().await;
             self.keep_rolling();
             self.tell_unmet();
         } else {
-            self.plan = dry_run(self.file.desired(), &self.roster.observed(), &self.plan.memory);
+            self.plan = dry_run(self.file.desired(), &self.membership.observed(), &self.plan.memory);
         }
         self.is_stale = false;
         Ok(())
@@ -104,7 +104,7 @@ impl Monitor {
 
     /// Makes a plan without executing it.
     pub(super) fn reconcile(&mut self) {
-        self.plan = reconcile(self.file.desired(), &self.roster.observed(), &self.plan.memory);
+        self.plan = reconcile(self.file.desired(), &self.membership.observed(), &self.plan.memory);
     }
 
     /// Reports goals that cannot be reached, once when they appear and once when they are resolved.
@@ -135,7 +135,7 @@ impl Monitor {
     /// Pause until the next iteration, unless a request arrives.
     pub(super) fn pause(&self) -> Duration {
         let interval = self.desired().interval;
-        let is_busy = !self.plan.is_settled() || self.roster.returned.is_some();
+        let is_busy = !self.plan.is_settled() || self.membership.returned.is_some();
         if is_busy { (interval / 5).clamp(SHORT_PAUSES.0, SHORT_PAUSES.1).min(interval) } else { interval }
     }
 
@@ -153,7 +153,7 @@ impl Monitor {
 
     async fn perform(&mut self, decisions: &[Decision]) -> bool {
         let requests: Vec<(WorkerId, Request)> = decisions.iter().map(|decision| request(&decision.action)).collect();
-        let answers = self.roster.tell(&requests, self.desired().answer_timeout).await;
+        let answers = self.membership.tell(&requests, self.desired().answer_timeout).await;
         let mut went_well = true;
         for (decision, answer) in decisions.iter().zip(answers) {
             went_well &= answer.is_ok();
@@ -171,7 +171,7 @@ impl Monitor {
 
     /// Records a refusal, so that the worker is not asked for the same again and again.
     fn remember_refusal(&mut self, action: &Action, why: &str) {
-        let now_ms = self.roster.now_ms();
+        let now_ms = self.membership.now_ms();
         let mut why = why.to_owned();
         cut(&mut why, ERROR_MAX);
         match action {
@@ -182,7 +182,7 @@ impl Monitor {
     }
 
     fn host_of(&self, id: &WorkerId) -> &str {
-        self.roster.members.get(id).map_or("an unknown host", |member| member.status.host.as_str())
+        self.membership.members.get(id).map_or("an unknown host", |member| member.status.host.as_str())
     }
 
     /// Describes an action in words.
@@ -202,7 +202,7 @@ impl Monitor {
     fn tell_news(&mut self, news: News) {
         match news {
             News::Found(id, is_new) => {
-                let Some(member) = self.roster.members.get(&id) else { return };
+                let Some(member) = self.membership.members.get(&id) else { return };
                 let status = &member.status;
                 let (host, pid, language, version) = (&status.host, status.pid, &status.language, &status.version);
                 let what = format!("found worker {id} on {host}, process {pid}, {language}, version {version}");
@@ -217,7 +217,7 @@ impl Monitor {
                 self.note(&format!("cannot start workers on {host}"), "no worker left there", None);
             }
             // A name that never answered may not be a worker of ours; it is in the report only.
-            News::Silent(id, _) if !self.roster.members.contains_key(&id) => {}
+            News::Silent(id, _) if !self.membership.members.contains_key(&id) => {}
             News::Silent(id, why) => {
                 let what = format!("no answer from {id} on {}", self.host_of(&id));
                 self.note(&what, "status request", Some(why));
@@ -250,17 +250,17 @@ impl Monitor {
     ///
     /// # Errors
     /// Why it is refused.
-    pub(super) fn take(&mut self, wish: Wish) -> Result<String, String> {
-        let did = match wish {
-            Wish::Status => return Ok(String::new()),
-            Wish::Apply { desired } => {
+    pub(super) fn take(&mut self, command: MonitorCommand) -> Result<String, String> {
+        let did = match command {
+            MonitorCommand::Status => return Ok(String::new()),
+            MonitorCommand::Apply { desired } => {
                 let did = self.file.replace(&desired)?;
                 self.plan.memory.forget_failures();
                 self.note("apply new desired state", "on request", None);
                 did
             }
-            Wish::Roll { host } => {
-                let members = self.roster.members.iter();
+            MonitorCommand::Roll { host } => {
+                let members = self.membership.members.iter();
                 let ids: BTreeSet<WorkerId> = members
                     .filter(|(_, member)| host.as_ref().is_none_or(|host| member.status.host == *host))
                     .map(|(id, _)| id.clone())
@@ -274,7 +274,7 @@ impl Monitor {
                 self.keep_rolling();
                 did
             }
-            Wish::Stop { host } => {
+            MonitorCommand::Stop { host } => {
                 check_name(&host).map_err(|error| format!("host name {error}"))?;
                 if self.desired().stopped_hosts.len() >= STOPPED_MAX {
                     return Err(format!("too many stopped hosts (limit {STOPPED_MAX})"));
@@ -286,7 +286,7 @@ impl Monitor {
                     count => format!("host {host} stopped; its {count} workers exit after their current jobs"),
                 }
             }
-            Wish::Start { host } => {
+            MonitorCommand::Start { host } => {
                 if self.file.stops(&host) {
                     return Err(format!(
                         "host {host} is stopped by the desired-state file: remove it from stopped_hosts there"
@@ -308,7 +308,7 @@ impl Monitor {
     }
 
     fn count_on(&self, host: &str) -> usize {
-        self.roster.members.values().filter(|member| member.status.host == host).count()
+        self.membership.members.values().filter(|member| member.status.host == host).count()
     }
 
     /// Reads the desired state again, since another monitor may have changed it.
@@ -326,12 +326,12 @@ impl Monitor {
         if let Some(wrong) = self.file.wrong() {
             strange.push(format!("invalid file, previous desired state stays in effect: {wrong}"));
         }
-        if self.roster.returned.is_some() {
+        if self.membership.returned.is_some() {
             strange.push("actions paused: waiting for workers to reconnect".to_owned());
         }
         if !desired.functions.is_empty() {
             let mut others: BTreeMap<&String, usize> = BTreeMap::new();
-            for function in self.roster.members.values().flat_map(|member| &member.status.in_use) {
+            for function in self.membership.members.values().flat_map(|member| &member.status.in_use) {
                 if !desired.functions.contains_key(function) {
                     *others.entry(function).or_default() += 1;
                 }
@@ -341,14 +341,17 @@ impl Monitor {
             };
             strange.extend(others.into_iter().take(STRANGE_MAX).map(said));
         }
-        for (fleet, count) in self.roster.other_fleets().into_iter().take(STRANGE_MAX) {
+        for (fleet, count) in self.membership.other_fleets().into_iter().take(STRANGE_MAX) {
             strange.push(format!("{count} workers belong to another fleet, \"{fleet}\""));
         }
-        let mute = self.roster.mute.iter().take(STRANGE_MAX);
-        strange.extend(mute.map(|(id, mute)| format!("{id} has never answered: {}", mute.why)));
-        let doubled = self.roster.doubled.iter().filter(|(_, since)| since.elapsed() >= desired.unresponsive_timeout);
-        strange.extend(doubled.take(STRANGE_MAX).map(|(id, _)| said_of_doubled(id, self.roster.processes.get(id))));
-        let left = self.roster.left_hosts(desired.unresponsive_timeout);
+        let unresponsive = self.membership.unresponsive.iter().take(STRANGE_MAX);
+        strange.extend(unresponsive.map(|(id, unresponsive)| format!("{id} has never answered: {}", unresponsive.why)));
+        let duplicate_ids =
+            self.membership.duplicate_ids.iter().filter(|(_, since)| since.elapsed() >= desired.unresponsive_timeout);
+        strange.extend(
+            duplicate_ids.take(STRANGE_MAX).map(|(id, _)| said_of_duplicate(id, self.membership.processes.get(id))),
+        );
+        let left = self.membership.left_hosts(desired.unresponsive_timeout);
         let left = left.filter(|(host, _)| !desired.stopped_hosts.contains(*host));
         strange.extend(left.take(STRANGE_MAX).map(|(host, since)| {
             format!(
@@ -362,7 +365,7 @@ impl Monitor {
 
     /// Whether nothing more is to be done, as far as it can be done.
     pub(super) fn is_settled(&self) -> bool {
-        !self.is_stale && !self.has_failed && self.roster.returned.is_none() && self.plan.is_settled()
+        !self.is_stale && !self.has_failed && self.membership.returned.is_none() && self.plan.is_settled()
     }
 
     /// Whether a report is from this monitor.
@@ -377,7 +380,7 @@ impl Monitor {
         let desired = self.desired();
         let of = |numbers: &BTreeMap<String, usize>, name: &str| numbers.get(name).copied().unwrap_or_default();
         let functions = desired.functions.iter().map(|(name, function)| {
-            let queue = self.roster.queue(name);
+            let queue = self.membership.queue(name);
             FunctionReport {
                 function: name.clone(),
                 min: function.min,
@@ -399,7 +402,7 @@ impl Monitor {
             version: desired.version.clone(),
             settled: self.is_settled(),
             outdated: self.plan.outdated.len(),
-            unnamed: self.roster.unnamed,
+            unnamed: self.membership.unnamed,
             functions: functions.collect(),
             workers: self.workers(),
             stopped_hosts: desired.stopped_hosts.iter().cloned().collect(),
@@ -410,18 +413,18 @@ impl Monitor {
     }
 
     pub(super) fn workers(&self) -> Vec<WorkerReport> {
-        let report = |(id, member): (&WorkerId, &super::roster::Member)| WorkerReport {
+        let report = |(id, member): (&WorkerId, &super::membership::Member)| WorkerReport {
             status: member.status.clone(),
             silent: member.silence().as_secs_f64(),
             outdated: self.plan.outdated.contains(id),
         };
-        self.roster.members.iter().map(report).collect()
+        self.membership.members.iter().map(report).collect()
     }
 }
 
 /// Describes an id with two connections to one server. Two requests per iteration eventually reveal whether
 /// they belong to two processes.
-fn said_of_doubled(id: &WorkerId, processes: Option<&BTreeSet<(String, u64)>>) -> String {
+fn said_of_duplicate(id: &WorkerId, processes: Option<&BTreeSet<(String, u64)>>) -> String {
     let processes: Vec<String> =
         processes.into_iter().flatten().map(|(host, pid)| format!("process {pid} on {host}")).collect();
     if processes.len() > 1 {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::round::Unanswered;
+use super::fan_out::Unanswered;
 use crate::fleet::contract::WorkerId;
 
 /// Why a worker did not carry out a request.

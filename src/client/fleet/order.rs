@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::monitor::Monitor;
+use super::run_loop::ask_report;
 use super::show;
-use super::watch::ask_report;
 use crate::client::listing::printable;
 use crate::client::{EXIT_FAILED, ToolError, tell};
 use crate::fleet::contract::{Status, Verb, WorkerId, WorkerState, read_answer};
-use crate::fleet::report::{Report, Wish};
+use crate::fleet::report::{MonitorCommand, Report};
 
 /// Interval at which the progress is queried.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_mins(1);
 
 /// Answer of the monitor to an accepted request.
 #[derive(Deserialize)]
-struct Did {
+struct Ack {
     #[serde(default)]
     did: String,
 }
@@ -32,8 +32,8 @@ struct Did {
 /// When no server can be reached, or the monitor does not answer.
 pub(super) async fn running(monitor: &mut Monitor) -> Result<Option<Report>, ToolError> {
     let limit = monitor.desired().answer_timeout;
-    monitor.roster.functions(limit, &mut Vec::new()).await.map_err(ToolError::Unreachable)?;
-    if monitor.roster.monitors == 0 {
+    monitor.membership.functions(limit, &mut Vec::new()).await.map_err(ToolError::Unreachable)?;
+    if monitor.membership.monitors == 0 {
         return Ok(None);
     }
     let report = ask_report(monitor, limit).await;
@@ -55,21 +55,21 @@ impl Order {
     }
 
     /// Sends the request to the running monitor, and reports its actions until it is done.
-    pub(super) async fn give(self, wish: Wish, before: Report) -> Result<u8, ToolError> {
+    pub(super) async fn give(self, command: MonitorCommand, before: Report) -> Result<u8, ToolError> {
         // Serializing plain data does not fail.
-        let workload = serde_json::to_vec(&wish).unwrap_or_default();
-        let answer = self.monitor.roster.ask_monitor(&workload, PATIENCE).await.map_err(ToolError::Unreachable)?;
-        match read_answer::<Did>(&answer) {
-            Ok(Did { did }) => tell("fleet", format_args!("{}", printable(&did))),
+        let workload = serde_json::to_vec(&command).unwrap_or_default();
+        let answer = self.monitor.membership.ask_monitor(&workload, PATIENCE).await.map_err(ToolError::Unreachable)?;
+        match read_answer::<Ack>(&answer) {
+            Ok(Ack { did }) => tell("fleet", format_args!("{}", printable(&did))),
             Err(error) => {
                 tell("fleet", format_args!("request refused by the monitor: {}", printable(&error)));
                 return Ok(EXIT_FAILED);
             }
         }
-        self.follow(before, &wish).await
+        self.follow(before, &command).await
     }
 
-    async fn follow(self, before: Report, wish: &Wish) -> Result<u8, ToolError> {
+    async fn follow(self, before: Report, command: &MonitorCommand) -> Result<u8, ToolError> {
         let end = Instant::now() + self.timeout;
         let limit = self.monitor.desired().answer_timeout;
         let mut since = before.events.last().map_or(0.0, |event| event.at);
@@ -99,15 +99,15 @@ impl Order {
                 tell("fleet", format_args!("{}", printable(&format!("{}: {}{error}", event.what, event.why))));
             }
             since = report.events.last().map_or(since, |event| event.at.max(since));
-            let is_done = match wish {
-                Wish::Stop { host } => report.workers.iter().all(|worker| worker.status.host != *host),
-                Wish::Start { .. } | Wish::Status => true,
-                Wish::Apply { .. } => report.settled,
-                Wish::Roll { .. } => report.settled && report.outdated == 0,
+            let is_done = match command {
+                MonitorCommand::Stop { host } => report.workers.iter().all(|worker| worker.status.host != *host),
+                MonitorCommand::Start { .. } | MonitorCommand::Status => true,
+                MonitorCommand::Apply { .. } => report.settled,
+                MonitorCommand::Roll { .. } => report.settled && report.outdated == 0,
             };
             if is_done || Instant::now() >= end {
                 // Goals that were not part of the request are not mentioned.
-                let is_whole = !matches!(wish, Wish::Apply { .. }) || report.unmet.is_empty();
+                let is_whole = !matches!(command, MonitorCommand::Apply { .. }) || report.unmet.is_empty();
                 return show::end(&report, is_done, is_whole, self.is_json);
             }
             tokio::time::sleep(PAUSE).await;
@@ -120,14 +120,14 @@ impl Order {
         let limit = self.monitor.desired().answer_timeout;
         let mut has_found = false;
         loop {
-            self.monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
-            let there = self.monitor.roster.members.iter().filter(|(_, member)| member.status.host == host);
+            self.monitor.membership.refresh(false, limit).await.map_err(ToolError::Unreachable)?;
+            let there = self.monitor.membership.members.iter().filter(|(_, member)| member.status.host == host);
             let stays = |status: &Status| status.state != WorkerState::Leaving;
             let count = there.clone().count();
             let ids: Vec<WorkerId> =
                 there.filter(|(_, member)| stays(&member.status)).map(|(id, _)| id.clone()).collect();
             if count == 0 {
-                let (host, unnamed) = (printable(host), self.monitor.roster.unnamed);
+                let (host, unnamed) = (printable(host), self.monitor.membership.unnamed);
                 if !has_found {
                     tell("fleet", format_args!("no worker of this fleet on host {host}"));
                 }
@@ -141,7 +141,7 @@ impl Order {
             }
             has_found = true;
             let requests: Vec<_> = ids.into_iter().map(|id| (id, Verb::ExitWorker.request())).collect();
-            let answers = self.monitor.roster.tell(&requests, limit).await;
+            let answers = self.monitor.membership.tell(&requests, limit).await;
             for ((id, _), answer) in requests.iter().zip(answers) {
                 if let Err(error) = answer {
                     tell("fleet", format_args!("{id}: {}", printable(&error.to_string())));

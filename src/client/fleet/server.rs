@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use super::round::{Answered, Question, ask_all};
+use super::fan_out::{Answered, JobRequest, request_all};
 use crate::client::address::ServerAddress;
 use crate::client::admin_text::{TextAnswer, TextConnection};
 use crate::client::connection;
@@ -154,11 +154,11 @@ impl Server {
     ///
     /// # Errors
     /// When the connection cannot be established.
-    pub(super) async fn ask_all(&self, questions: &[Question], limit: Duration) -> Result<Vec<Answered>, String> {
-        if questions.is_empty() {
+    pub(super) async fn request_all(&self, requests: &[JobRequest], limit: Duration) -> Result<Vec<Answered>, String> {
+        if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let asked = ask_all(&self.address, self.connect_timeout, questions, limit).await;
+        let asked = request_all(&self.address, self.connect_timeout, requests, limit).await;
         asked.map_err(|error| format!("{}: {error}", self.address))
     }
 }

@@ -152,12 +152,12 @@ pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
     if is_json {
         return print_json(&json!({
             "decisions": plan.decisions, "targets": plan.targets, "workers": plan.counted, "unmet": plan.unmet,
-            "outdated": plan.outdated.len(), "unnamed_workers": monitor.roster.unnamed,
+            "outdated": plan.outdated.len(), "unnamed_workers": monitor.membership.unnamed,
         }));
     }
     let mut text = String::new();
-    if monitor.roster.unnamed > 0 {
-        let unnamed = monitor.roster.unnamed;
+    if monitor.membership.unnamed > 0 {
+        let unnamed = monitor.membership.unnamed;
         line(&mut text, format_args!("{unnamed} workers have no id yet; more can be planned once they have one"));
     }
     for decision in &plan.decisions {

@@ -13,8 +13,8 @@ use super::super::answer::AssignedJob;
 use super::super::backoff::Backoff;
 use super::super::command::Outcome;
 use super::super::connection::{self, Connection, ConnectionError};
-use super::super::perform::{FAREWELL, Performer, farewell, foreign, grab, register, tell_error, wake_up};
-use super::super::slot::ServerState;
+use super::super::job_runner::{FAREWELL, JobRunner, farewell, foreign, grab, register, tell_error, wake_up};
+use super::super::worker_connection::ServerState;
 use super::settings::Function;
 use super::state::{Managed, Wanted};
 use crate::protocol::packet::PacketType;
@@ -158,13 +158,13 @@ impl JobConnection {
         };
         worker.begin_run(&function.name, &job.handle);
         worker.confirm(self.index, Some(generation));
-        let performer = Performer {
+        let job_runner = JobRunner {
             command: &function.command,
             kill: &worker.kill,
             verbose: worker.settings.verbose,
             server: &self.server,
         };
-        let ended = performer
+        let ended = job_runner
             .run(connection, job, |_, answer| {
                 tell_error(&answer);
                 Ok(())
@@ -178,6 +178,6 @@ impl JobConnection {
             },
             Err(_) => None,
         });
-        performer.report(connection, job, ended?)
+        job_runner.report(connection, job, ended?)
     }
 }

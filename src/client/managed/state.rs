@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::link::Keeper;
 use super::memory;
 use super::settings::{Function, Settings};
+use super::supervisor_ipc::SupervisorHandle;
 use crate::fleet::contract::{CONTRACT, Introduction, Run, Status, WorkerId, WorkerState};
 
 /// Implementation language, as reported to the monitor.
@@ -23,24 +23,24 @@ const PATIENCE: Duration = Duration::from_millis(600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// Lifetime is over, or the supervisor stops it: another worker may take its place.
-    Retired,
+    Recycled,
     /// The monitor told it to exit: it is not replaced.
-    Dismissed,
+    Stopped,
 }
 
 impl End {
     /// Exit status for the supervisor; nothing else ends with these.
     pub(super) const fn status(self) -> u8 {
         match self {
-            Self::Retired => 90,
-            Self::Dismissed => 91,
+            Self::Recycled => 90,
+            Self::Stopped => 91,
         }
     }
 
     /// Reason for this exit status; `None` for a worker that has died.
     pub(super) fn of(status: ExitStatus) -> Option<Self> {
         let code = status.code()?;
-        [Self::Retired, Self::Dismissed].into_iter().find(|end| code == i32::from(end.status()))
+        [Self::Recycled, Self::Stopped].into_iter().find(|end| code == i32::from(end.status()))
     }
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Wanted {
 /// A managed worker.
 pub(super) struct Managed {
     pub(super) settings: Settings,
-    pub(super) keeper: Keeper,
+    pub(super) supervisor: SupervisorHandle,
     pub(super) wanted: watch::Sender<Wanted>,
     /// A single permit: the permission to run a command.
     pub(super) running: Arc<Semaphore>,
@@ -70,14 +70,14 @@ pub(super) struct Managed {
     pub(super) over: CancellationToken,
     started: SystemTime,
     begin: Instant,
-    book: Mutex<Book>,
+    counters: Mutex<Counters>,
     /// Signals changes of the counters that [`Managed::in_effect`] waits for.
     progress: watch::Sender<()>,
 }
 
 /// Counters and other mutable state.
 #[derive(Debug, Default)]
-struct Book {
+struct Counters {
     version: String,
     end: Option<End>,
     run: Option<Run>,
@@ -94,12 +94,13 @@ impl Managed {
     ///
     /// # Errors
     /// Why its version cannot be read.
-    pub(super) fn new(settings: Settings, keeper: Keeper, servers: usize) -> Result<Self, String> {
-        let book = Book { version: settings.version.read()?, confirmed: vec![Some(0); servers], ..Book::default() };
+    pub(super) fn new(settings: Settings, supervisor: SupervisorHandle, servers: usize) -> Result<Self, String> {
+        let counters =
+            Counters { version: settings.version.read()?, confirmed: vec![Some(0); servers], ..Counters::default() };
         let wanted = Wanted { generation: 0, id: None, in_use: vec![false; settings.functions.len()] };
         Ok(Self {
             settings,
-            keeper,
+            supervisor,
             wanted: watch::Sender::new(wanted),
             running: Arc::new(Semaphore::new(1)),
             stop: CancellationToken::new(),
@@ -107,34 +108,34 @@ impl Managed {
             over: CancellationToken::new(),
             started: SystemTime::now(),
             begin: Instant::now(),
-            book: Mutex::new(book),
+            counters: Mutex::new(counters),
             progress: watch::Sender::new(()),
         })
     }
 
     /// The lock is held for a few assignments, never across an await.
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes no more jobs and ends after the running one. `Dismissed`, from the monitor, is never overridden.
+    /// Takes no more jobs and ends after the running one. `Stopped`, from the monitor, is never overridden.
     pub(super) fn leave(&self, end: End) {
-        let mut book = self.book();
-        if book.end != Some(End::Dismissed) {
-            book.end = Some(end);
+        let mut counters = self.counters();
+        if counters.end != Some(End::Stopped) {
+            counters.end = Some(end);
         }
-        drop(book);
+        drop(counters);
         self.stop.cancel();
     }
 
     /// Why it ends.
     pub(super) fn end(&self) -> End {
-        self.book().end.unwrap_or(End::Retired)
+        self.counters().end.unwrap_or(End::Recycled)
     }
 
     /// Whether it takes no more jobs.
     pub(super) fn is_leaving(&self) -> bool {
-        self.book().end.is_some()
+        self.counters().end.is_some()
     }
 
     /// A job connection was established or lost.
@@ -144,7 +145,7 @@ impl Managed {
 
     /// A server has applied a generation: it answered a later request.
     pub(super) fn confirm(&self, connection: usize, generation: Option<u64>) {
-        if let Some(confirmed) = self.book().confirmed.get_mut(connection) {
+        if let Some(confirmed) = self.counters().confirmed.get_mut(connection) {
             *confirmed = generation;
         }
         self.progress.send_replace(());
@@ -157,9 +158,9 @@ impl Managed {
         let known = async {
             loop {
                 {
-                    let book = self.book();
-                    let all = book.confirmed.iter().flatten().all(|confirmed| *confirmed >= generation);
-                    if all || book.run.is_some() || book.end.is_some() {
+                    let counters = self.counters();
+                    let all = counters.confirmed.iter().flatten().all(|confirmed| *confirmed >= generation);
+                    if all || counters.run.is_some() || counters.end.is_some() {
                         return;
                     }
                 }
@@ -173,7 +174,7 @@ impl Managed {
 
     /// Records the start of a job.
     pub(super) fn begin_run(&self, function: &str, handle: &[u8]) {
-        self.book().run = Some(Run {
+        self.counters().run = Some(Run {
             function: function.to_owned(),
             handle: String::from_utf8_lossy(handle).into_owned(),
             since: seconds(SystemTime::now()),
@@ -183,18 +184,18 @@ impl Managed {
 
     /// Records the end of a job: done, failed, or without an outcome.
     pub(super) fn end_run(&self, failed: Option<bool>) {
-        let mut book = self.book();
-        if let (Some(run), Some(failed)) = (book.run.take(), failed) {
-            book.done += 1;
-            *book.count.entry(run.function.clone()).or_default() += 1;
+        let mut counters = self.counters();
+        if let (Some(run), Some(failed)) = (counters.run.take(), failed) {
+            counters.done += 1;
+            *counters.count.entry(run.function.clone()).or_default() += 1;
             if failed {
-                *book.failures.entry(run.function).or_default() += 1;
+                *counters.failures.entry(run.function).or_default() += 1;
             }
         }
-        let enough = self.settings.max_jobs.is_some_and(|most| book.done >= most.get());
-        drop(book);
+        let enough = self.settings.max_jobs.is_some_and(|most| counters.done >= most.get());
+        drop(counters);
         if enough || self.settings.max_memory.is_some_and(|most| memory::own() > most.get()) {
-            self.leave(End::Retired);
+            self.leave(End::Recycled);
         }
     }
 
@@ -263,7 +264,7 @@ impl Managed {
 
     /// The current version.
     pub(super) fn version(&self) -> String {
-        self.book().version.clone()
+        self.counters().version.clone()
     }
 
     /// Reads the version again.
@@ -272,7 +273,7 @@ impl Managed {
     /// Why it cannot be read; the old version stays.
     pub(super) fn reload(&self) -> Result<String, String> {
         let version = self.settings.version.read()?;
-        self.book().version.clone_from(&version);
+        self.counters().version.clone_from(&version);
         Ok(version)
     }
 
@@ -280,8 +281,8 @@ impl Managed {
     pub(super) fn status(&self, id: WorkerId) -> Status {
         let memory = memory::with_children();
         let (in_use, not_in_use) = self.functions();
-        let book = self.book();
-        let state = match (&book.end, &book.run) {
+        let counters = self.counters();
+        let state = match (&counters.end, &counters.run) {
             (Some(_), _) => WorkerState::Leaving,
             (None, Some(_)) => WorkerState::Working,
             (None, None) => WorkerState::Idle,
@@ -294,15 +295,15 @@ impl Managed {
             host: self.settings.host.clone(),
             pid: u64::from(std::process::id()),
             language: LANGUAGE.to_owned(),
-            version: book.version.clone(),
+            version: counters.version.clone(),
             started: seconds(self.started),
             uptime: self.begin.elapsed().as_secs_f64(),
             state,
             in_use,
             not_in_use,
-            count: book.count.clone(),
-            failures: book.failures.clone(),
-            running: book.run.iter().cloned().collect(),
+            count: counters.count.clone(),
+            failures: counters.failures.clone(),
+            running: counters.run.iter().cloned().collect(),
             memory,
         }
     }
@@ -319,7 +320,7 @@ mod tests {
     use crate::client::managed::settings::tests::settings;
 
     fn worker(arguments: &[&str]) -> Managed {
-        Managed::new(settings(arguments, &[]).unwrap(), Keeper::nobody(), 2).unwrap()
+        Managed::new(settings(arguments, &[]).unwrap(), SupervisorHandle::nobody(), 2).unwrap()
     }
 
     fn id(name: &str) -> WorkerId {
@@ -337,11 +338,11 @@ mod tests {
     #[test]
     fn the_monitors_word_is_the_last() {
         let worker = worker(&["-f", "f=cat"]);
-        worker.leave(End::Retired);
-        assert_eq!((worker.end(), worker.stop.is_cancelled()), (End::Retired, true));
-        worker.leave(End::Dismissed);
-        worker.leave(End::Retired);
-        assert_eq!(worker.end(), End::Dismissed);
+        worker.leave(End::Recycled);
+        assert_eq!((worker.end(), worker.stop.is_cancelled()), (End::Recycled, true));
+        worker.leave(End::Stopped);
+        worker.leave(End::Recycled);
+        assert_eq!(worker.end(), End::Stopped);
     }
 
     #[test]

@@ -57,9 +57,9 @@ async fn obey(worker: &Managed, id: WorkerId, order: Order) -> Result<Value, Str
             let (in_use, not_in_use) = worker.functions();
             Ok(json!({"ok": true, "functionInUse": in_use, "functionNotUse": not_in_use}))
         }
-        Order::Plain(Verb::NewWorker) => Ok(json!({"ok": true, "pid": worker.keeper.another().await?})),
+        Order::Plain(Verb::NewWorker) => Ok(json!({"ok": true, "pid": worker.supervisor.another().await?})),
         Order::Plain(Verb::ExitWorker) => {
-            worker.leave(End::Dismissed);
+            worker.leave(End::Stopped);
             Ok(json!({"ok": true, "state": "leaving"}))
         }
         Order::Plain(Verb::Reload) => Ok(json!({"ok": true, "version": worker.reload()?})),

@@ -5,14 +5,14 @@ use std::time::Duration;
 use ratatui::crossterm::event::KeyEvent;
 
 use super::data::{Rates, Snapshot};
-use super::gather::{Detail, Look};
+use super::fetch::{Detail, Query};
 use super::list::List;
-use super::page;
+use super::panels;
 use super::views::View;
 use crate::client::table::Table;
 
 /// How many updates a message stays for.
-const MESSAGE_LOOKS: u8 = 8;
+const MESSAGE_UPDATES: u8 = 8;
 /// Lines above and below a list, without the counts: the server, the views, the headings, the last line.
 const LINES_AROUND_LIST: usize = 4;
 
@@ -37,18 +37,18 @@ pub(super) enum Event {
 
 /// A request of the display to the main loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Command {
     /// Quit.
     Quit,
     /// Stop as a job of the shell (SIGTSTP).
     Suspend,
     /// Send this command.
-    Do(Deed),
+    Do(AdminAction),
 }
 
 /// An action that the server is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Deed {
+pub(super) struct AdminAction {
     /// The text command.
     pub(super) line: Vec<u8>,
     /// Its description for people, printable.
@@ -61,7 +61,7 @@ pub(super) struct Question {
     /// Text, printable, without the keys.
     pub(super) text: String,
     /// For each key its meaning and its action. Every other key means no.
-    pub(super) choices: Vec<(char, String, Deed)>,
+    pub(super) choices: Vec<(char, String, AdminAction)>,
 }
 
 /// Input of a value before an action.
@@ -104,7 +104,7 @@ pub(super) struct Details {
 
 /// State of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum ConnectionState {
     Connecting,
     Connected(String),
     Lost { why: String, again_in: Duration },
@@ -116,7 +116,7 @@ pub(super) struct App {
     pub(super) view: View,
     pub(super) lists: [List; 3],
     pub(super) data: Snapshot,
-    pub(super) link: Link,
+    pub(super) connection: ConnectionState,
     pub(super) prompt: Prompt,
     pub(super) details: Option<Details>,
     /// First line of the server page on the screen.
@@ -137,7 +137,7 @@ impl App {
             view: View::Functions,
             lists: [View::Functions, View::Workers, View::Jobs].map(List::new),
             data: Snapshot::default(),
-            link: Link::Connecting,
+            connection: ConnectionState::Connecting,
             prompt: Prompt::None,
             details: None,
             server_scroll: 0,
@@ -150,17 +150,17 @@ impl App {
     }
 
     /// Handles an event.
-    pub(super) fn handle(&mut self, event: Event) -> Option<Wish> {
+    pub(super) fn handle(&mut self, event: Event) -> Option<Command> {
         match event {
             Event::Key(key) => {
-                let wish = self.key(key);
+                let command = self.key(key);
                 self.arrange();
-                return wish;
+                return command;
             }
-            Event::InputEnded => return Some(Wish::Quit),
+            Event::InputEnded => return Some(Command::Quit),
             Event::Size(width, height) => (self.width, self.height) = (width, height),
-            Event::Connected(address) => self.link = Link::Connected(address),
-            Event::Lost { why, again_in } => self.link = Link::Lost { why, again_in },
+            Event::Connected(address) => self.connection = ConnectionState::Connected(address),
+            Event::Lost { why, again_in } => self.connection = ConnectionState::Lost { why, again_in },
             Event::Data(snapshot) => self.take(*snapshot),
             Event::Answer { said, result } => match result {
                 Ok(()) => self.say(format!("done: {said}"), false),
@@ -172,16 +172,16 @@ impl App {
     }
 
     /// What to query from the server.
-    pub(super) fn look(&self) -> Look {
-        let mut look = Look::of(self.view);
-        look.jobs_of.clone_from(&self.jobs_of);
+    pub(super) fn query(&self) -> Query {
+        let mut query = Query::of(self.view);
+        query.jobs_of.clone_from(&self.jobs_of);
         let detail = match self.view {
             View::Workers => Some(Detail::Worker),
             View::Jobs => Some(Detail::Job),
             View::Functions | View::Server => None,
         };
-        look.details = detail.zip(self.details.as_ref().map(|details| details.key.clone()));
-        look
+        query.details = detail.zip(self.details.as_ref().map(|details| details.key.clone()));
+        query
     }
 
     /// The table of a view, once it was received.
@@ -202,13 +202,13 @@ impl App {
 
     /// Number of rows of the list that fit on the screen.
     pub(super) fn list_height(&self) -> usize {
-        let counts = page::counts(&self.data, usize::from(self.width)).len();
+        let counts = panels::counts(&self.data, usize::from(self.width)).len();
         usize::from(self.height).saturating_sub(LINES_AROUND_LIST + counts)
     }
 
     /// Shows a message in the last line.
     pub(super) fn say(&mut self, text: String, is_bad: bool) {
-        self.message = Some((text, is_bad, MESSAGE_LOOKS));
+        self.message = Some((text, is_bad, MESSAGE_UPDATES));
     }
 
     fn take(&mut self, mut new: Snapshot) {
@@ -220,7 +220,7 @@ impl App {
             new.jobs = None;
         }
         // A different server has taken over the address: the old data is obsolete.
-        if new.is_plain == self.data.is_plain {
+        if new.is_cpp == self.data.is_cpp {
             let old = &mut self.data;
             new.functions = new.functions.or_else(|| old.functions.take());
             new.workers = new.workers.or_else(|| old.workers.take());
@@ -232,7 +232,7 @@ impl App {
         }
         self.data = new;
         self.message =
-            self.message.take().and_then(|(text, is_bad, looks)| Some((text, is_bad, looks.checked_sub(1)?)));
+            self.message.take().and_then(|(text, is_bad, updates)| Some((text, is_bad, updates.checked_sub(1)?)));
     }
 
     /// Updates the list on the screen.

@@ -13,7 +13,7 @@ pub(super) struct Snapshot {
     /// When it was queried, in milliseconds since 1970.
     pub(super) now_unix_ms: u64,
     /// Whether the server knows only the commands of C++ gearmand.
-    pub(super) is_plain: bool,
+    pub(super) is_cpp: bool,
     /// The server as a whole.
     pub(super) server: Facts,
     pub(super) functions: Option<Table>,

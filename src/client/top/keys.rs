@@ -2,7 +2,7 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::app::{App, Details, Prompt, Value, Wish};
+use super::app::{App, Command, Details, Prompt, Value};
 use super::views::View;
 use crate::protocol::names::FUNCTION_MAX;
 
@@ -13,14 +13,14 @@ const VALUE_MAX: usize = FUNCTION_MAX;
 
 impl App {
     /// Handles a key.
-    pub(super) fn key(&mut self, key: KeyEvent) -> Option<Wish> {
+    pub(super) fn key(&mut self, key: KeyEvent) -> Option<Command> {
         if key.kind == KeyEventKind::Release {
             return None;
         }
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
-                KeyCode::Char('c') => Some(Wish::Quit),
-                KeyCode::Char('z') => Some(Wish::Suspend),
+                KeyCode::Char('c') => Some(Command::Quit),
+                KeyCode::Char('z') => Some(Command::Suspend),
                 _ => None,
             };
         }
@@ -39,7 +39,7 @@ impl App {
                 if chosen.is_none() {
                     self.say("nothing done".to_owned(), false);
                 }
-                chosen.map(|(_, _, deed)| Wish::Do(deed))
+                chosen.map(|(_, _, action)| Command::Do(action))
             }
         }
     }
@@ -61,15 +61,15 @@ impl App {
         }
     }
 
-    fn type_value(&mut self, code: KeyCode, mut value: Value) -> Option<Wish> {
+    fn type_value(&mut self, code: KeyCode, mut value: Value) -> Option<Command> {
         match code {
             KeyCode::Esc => {
                 self.say("nothing done".to_owned(), false);
                 return None;
             }
             KeyCode::Enter => {
-                return match value.deed() {
-                    Ok(deed) => Some(Wish::Do(deed)),
+                return match value.action() {
+                    Ok(action) => Some(Command::Do(action)),
                     Err(why) => {
                         self.say(why, true);
                         None
@@ -89,9 +89,9 @@ impl App {
         None
     }
 
-    fn command(&mut self, code: KeyCode) -> Option<Wish> {
+    fn command(&mut self, code: KeyCode) -> Option<Command> {
         match code {
-            KeyCode::Char('q') if self.details.is_none() => return Some(Wish::Quit),
+            KeyCode::Char('q') if self.details.is_none() => return Some(Command::Quit),
             KeyCode::Char('q') | KeyCode::Enter | KeyCode::Esc if self.details.is_some() => self.details = None,
             KeyCode::Char('?') => self.prompt = Prompt::Help,
             KeyCode::Tab => self.show(View::ALL[(self.view.index() + 1) % 4]),
@@ -149,7 +149,7 @@ impl App {
             (View::Functions, Some((_, row))) => row[0].clone(),
             _ => return self.say("j is for functions".to_owned(), true),
         };
-        if self.data.is_plain {
+        if self.data.is_cpp {
             return self.say("C++ gearmand does not report the function of a job".to_owned(), true);
         }
         self.jobs_of = Some(name);

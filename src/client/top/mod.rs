@@ -2,21 +2,21 @@
 //! them.
 //!
 //! It uses only the text protocol, and therefore works with any server: one that does not know this program's
-//! listings is queried with the commands of C++ gearmand. State and rendering are separate: `app` (with
-//! `list`, `keys`, `deeds`) is changed by events and depends on neither terminal nor connection, `render`
-//! (with `table`, `page`) draws it, `terminal` has the main loop, and `link` the connection, over which
-//! `gather` queries the `data`. `once` prints instead.
+//! listings is queried with the commands of C++ gearmand (`cpp_compat`). State and rendering are separate:
+//! `app` (with `list`, `keys`, `actions`) is changed by events and depends on neither terminal nor
+//! connection, `render` (with `table`, `panels`) draws it, `terminal` has the main loop, and
+//! `connection_task` the connection, over which `fetch` queries the `data`. `batch` prints instead.
 
+mod actions;
 mod app;
+mod batch;
+mod connection_task;
+mod cpp_compat;
 mod data;
-mod deeds;
-mod gather;
+mod fetch;
 mod keys;
-mod link;
 mod list;
-mod once;
-mod page;
-mod plain;
+mod panels;
 mod render;
 mod table;
 mod terminal;
@@ -71,8 +71,8 @@ pub(super) async fn run(mut args: TopArgs) -> Result<u8, ToolError> {
         timeout: args.timeout,
     };
     match (args.once, args.json) {
-        (true, _) => once::run(&args, &connector).await,
-        (false, true) => once::repeat(&args, &connector).await,
+        (true, _) => batch::run(&args, &connector).await,
+        (false, true) => batch::repeat(&args, &connector).await,
         (false, false) if io::stdout().is_terminal() && io::stdin().is_terminal() => {
             terminal::run(&args, connector).await
         }

@@ -6,8 +6,8 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Paragraph};
 
-use super::app::{App, Link, Prompt, Question};
-use super::page;
+use super::app::{App, ConnectionState, Prompt, Question};
+use super::panels;
 use super::table::{self, Theme};
 use super::views::View;
 use crate::client::format::duration;
@@ -22,7 +22,7 @@ pub(super) const SELECTED: Style = Style::new().add_modifier(Modifier::REVERSED)
 /// Draws `app` onto the whole frame.
 pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
     let width = usize::from(frame.area().width);
-    let told = page::counts(&app.data, width);
+    let told = panels::counts(&app.data, width);
     let lines = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(u16::try_from(told.len()).unwrap_or(1)),
@@ -35,9 +35,9 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(told.into_iter().map(Line::raw).collect::<Vec<_>>()), counts);
     frame.render_widget(views_line(app), views);
     match (&app.prompt, &app.details) {
-        (Prompt::Help, _) => text(frame, body, page::HELP.lines().map(str::to_owned).collect(), 0),
-        (_, Some(details)) => text(frame, body, page::details(app, details), details.scroll),
-        _ if app.view == View::Server => text(frame, body, page::server(&app.data), app.server_scroll),
+        (Prompt::Help, _) => text(frame, body, panels::HELP.lines().map(str::to_owned).collect(), 0),
+        (_, Some(details)) => text(frame, body, panels::details(app, details), details.scroll),
+        _ if app.view == View::Server => text(frame, body, panels::server(&app.data), app.server_scroll),
         _ => table::render(app, theme, frame, body),
     }
     match &app.prompt {
@@ -65,7 +65,7 @@ fn choices(question: &Question) -> Vec<String> {
 /// Draws a prompt on as many lines at the bottom as it needs.
 fn ask(parts: &[String], theme: Theme, frame: &mut Frame<'_>) {
     let all = frame.area();
-    let lines = page::wrapped(parts, " ", usize::from(all.width));
+    let lines = panels::wrapped(parts, " ", usize::from(all.width));
     let height = u16::try_from(lines.len()).unwrap_or(1).min(all.height);
     let area = Rect { y: all.y + all.height - height, height, ..all };
     frame.render_widget(Clear, area);
@@ -86,17 +86,17 @@ fn server_line(app: &App, theme: Theme) -> Line<'static> {
     let mut spans = vec![Span::styled("gearmand top", BOLD)];
     let version = app.data.server.get("version").map(|version| format!(" {}", printable(&lossy(version))));
     let bad = theme.bad();
-    match &app.link {
-        Link::Connecting => spans.push(Span::raw("  connecting")),
-        Link::Connected(address) => {
+    match &app.connection {
+        ConnectionState::Connecting => spans.push(Span::raw("  connecting")),
+        ConnectionState::Connected(address) => {
             spans.push(Span::raw(format!("  {}", printable(address))));
-            if app.data.is_plain {
+            if app.data.is_cpp {
                 spans.push(Span::raw(format!("  C++ gearmand{}: limited data", version.unwrap_or_default())));
             } else if let Some(version) = version {
-                spans.push(Span::raw(format!("  version{version}{}", page::state(&app.data))));
+                spans.push(Span::raw(format!("  version{version}{}", panels::state(&app.data))));
             }
         }
-        Link::Lost { why, again_in } => {
+        ConnectionState::Lost { why, again_in } => {
             let pause = duration(again_in.as_secs_f64());
             spans.push(Span::styled(format!("  NO CONNECTION, next try in {pause}: {}", printable(why)), bad));
         }
@@ -153,7 +153,7 @@ fn keys(app: &App) -> String {
 }
 
 fn actions(app: &App) -> &'static str {
-    match (app.view, app.data.is_plain) {
+    match (app.view, app.data.is_cpp) {
         (View::Functions, false) => "  p pause  c cancel jobs  j jobs  l limit  m move jobs",
         (View::Workers, false) => "  d disable  D drain  e enable  k kick",
         (View::Jobs, false) => "  c cancel  m move  P priority  n run now",

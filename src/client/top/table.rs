@@ -6,7 +6,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
-use super::app::{App, Link};
+use super::app::{App, ConnectionState};
 use super::list::List;
 use super::render::SELECTED;
 use super::views::{Column, View};
@@ -30,9 +30,9 @@ pub(super) struct Theme {
 /// Draws the list of the view into `area`.
 pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>, area: Rect) {
     let (Some(table), Some(list)) = (app.table(app.view), app.list()) else {
-        let text = match app.link {
-            Link::Connected(_) => "(waiting for the server)",
-            Link::Connecting | Link::Lost { .. } => "",
+        let text = match app.connection {
+            ConnectionState::Connected(_) => "(waiting for the server)",
+            ConnectionState::Connecting | ConnectionState::Lost { .. } => "",
         };
         frame.render_widget(Paragraph::new(text), area);
         return;

@@ -9,8 +9,8 @@ use ratatui::crossterm::event;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use super::app::{App, Event, Wish};
-use super::link::Link;
+use super::app::{App, Command, Event};
+use super::connection_task::ConnectionTask;
 use super::render::render;
 use super::table::Theme;
 use super::{Connector, TopArgs};
@@ -19,7 +19,7 @@ use crate::client::ToolError;
 /// Capacity of the event queue to the display.
 const EVENTS: usize = 256;
 /// Capacity of the action queue to the connection.
-const DEEDS: usize = 16;
+const ACTIONS: usize = 16;
 /// How often the key reader checks whether the display has ended.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -52,19 +52,19 @@ pub(super) async fn run(args: &TopArgs, connector: Connector) -> Result<u8, Tool
     let size = screen.0.size().map_err(|error| ToolError::Io("cannot use the terminal", error))?;
     let mut app = App::new(size.width, size.height);
     let (events, mut happened) = mpsc::channel(EVENTS);
-    let (deeds, to_do) = mpsc::channel(DEEDS);
-    let (look, wanted) = watch::channel(app.look());
+    let (actions, to_do) = mpsc::channel(ACTIONS);
+    let (query, wanted) = watch::channel(app.query());
     read_keys(events.clone());
-    let link = Link {
+    let task = ConnectionTask {
         servers: connector.servers,
         connect_timeout: connector.connect_timeout,
         timeout: connector.timeout,
         interval: args.interval,
-        look: wanted,
-        deeds: to_do,
+        query: wanted,
+        actions: to_do,
         events,
     };
-    tokio::spawn(link.run());
+    tokio::spawn(task.run());
     loop {
         let drawn = screen.0.draw(|frame| render(&app, theme, frame));
         drawn.map_err(|error| ToolError::Io("cannot draw", error))?;
@@ -75,8 +75,8 @@ pub(super) async fn run(args: &TopArgs, connector: Connector) -> Result<u8, Tool
         // Handle all queued events before drawing once.
         while let Some(event) = next {
             match app.handle(event) {
-                Some(Wish::Quit) => return Ok(0),
-                Some(Wish::Suspend) => {
+                Some(Command::Quit) => return Ok(0),
+                Some(Command::Suspend) => {
                     drop(screen);
                     // The process stops here until the shell continues it.
                     raise(Signal::SIGTSTP).map_err(|error| ToolError::Io("cannot stop", error.into()))?;
@@ -84,8 +84,8 @@ pub(super) async fn run(args: &TopArgs, connector: Connector) -> Result<u8, Tool
                     let cleared = screen.0.clear();
                     cleared.map_err(|error| ToolError::Io("cannot use the terminal", error))?;
                 }
-                Some(Wish::Do(deed)) => {
-                    if let Err(refused) = deeds.try_send(deed) {
+                Some(Command::Do(action)) => {
+                    if let Err(refused) = actions.try_send(action) {
                         app.say(format!("{}: not sent, the server is too slow", refused.into_inner().said), true);
                     }
                 }
@@ -93,8 +93,8 @@ pub(super) async fn run(args: &TopArgs, connector: Connector) -> Result<u8, Tool
             }
             next = happened.try_recv().ok();
         }
-        let now = app.look();
-        look.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
+        let now = app.query();
+        query.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
     }
 }
 

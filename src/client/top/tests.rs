@@ -5,9 +5,9 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::{Color, Modifier};
 
-use super::app::{App, Deed, Event, Prompt, Wish};
+use super::app::{AdminAction, App, Command, Event, Prompt};
 use super::data::{Snapshot, add_queued};
-use super::gather::{Detail, Look};
+use super::fetch::{Detail, Query};
 use super::render::render;
 use super::table::Theme;
 use super::views::View;
@@ -70,12 +70,12 @@ fn app() -> App {
     app
 }
 
-fn press(app: &mut App, code: KeyCode) -> Option<Wish> {
+fn press(app: &mut App, code: KeyCode) -> Option<Command> {
     app.handle(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
 }
 
 /// Presses letters, and returns the request of the last one.
-fn letters(app: &mut App, text: &str) -> Option<Wish> {
+fn letters(app: &mut App, text: &str) -> Option<Command> {
     text.chars().map(|letter| press(app, KeyCode::Char(letter))).last().flatten()
 }
 
@@ -96,14 +96,14 @@ fn assert_drawn(app: &App, width: u16, expected: &str) {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "it is compared with what may be none")]
-fn deed(line: &str) -> Option<Wish> {
-    Some(Wish::Do(Deed { line: line.as_bytes().to_vec(), said: String::new() }))
+fn action(line: &str) -> Option<Command> {
+    Some(Command::Do(AdminAction { line: line.as_bytes().to_vec(), said: String::new() }))
 }
 
 /// Removes the description for people.
-fn bare(wish: Option<Wish>) -> Option<Wish> {
-    match wish {
-        Some(Wish::Do(Deed { line, .. })) => Some(Wish::Do(Deed { line, said: String::new() })),
+fn bare(command: Option<Command>) -> Option<Command> {
+    match command {
+        Some(Command::Do(AdminAction { line, .. })) => Some(Command::Do(AdminAction { line, said: String::new() })),
         other => other,
     }
 }
@@ -269,7 +269,7 @@ fn no_name_commands_the_terminal() {
     assert!(seen > 20, "the name was hardly drawn");
     // Actions encode its name as the listings do.
     press(&mut app, KeyCode::Char('n'));
-    assert_eq!(bare(letters(&mut app, "py")), deed("pause a\\x1b[2J\u{9b}m\u{202e}\\x07"));
+    assert_eq!(bare(letters(&mut app, "py")), action("pause a\\x1b[2J\u{9b}m\u{202e}\\x07"));
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn what_is_done_is_confirmed_and_is_a_text_command() {
         ("3cy", "cancel job H:h:9"),
         ("3ny", "run job H:h:9"),
     ] {
-        assert_eq!(bare(letters(&mut app, keys)), deed(command), "{keys}");
+        assert_eq!(bare(letters(&mut app, keys)), action(command), "{keys}");
         // Any other key means no.
         for no in ['n', 'q', 'x', '\r'] {
             let asked = &keys[..keys.len() - 1];
@@ -298,10 +298,10 @@ fn what_is_done_is_confirmed_and_is_a_text_command() {
     // A paused function is resumed. A worker without a client id has no choice for its client.
     letters(&mut app, "1");
     press(&mut app, KeyCode::Down);
-    assert_eq!(bare(letters(&mut app, "py")), deed("resume mail"));
+    assert_eq!(bare(letters(&mut app, "py")), action("resume mail"));
     assert_eq!(letters(&mut app, "2kc"), None);
     press(&mut app, KeyCode::Down);
-    assert_eq!(bare(letters(&mut app, "kc")), deed("kick client:web"));
+    assert_eq!(bare(letters(&mut app, "kc")), action("kick client:web"));
     letters(&mut app, "k");
     let last = drawn(&app, 120, 9)[8].clone();
     assert_eq!(
@@ -325,7 +325,7 @@ fn a_value_is_typed_at_the_bottom() {
         // Typed characters go to the value, and have no effect before it is confirmed.
         assert_eq!(letters(&mut app, keys), None, "{keys}");
         assert_eq!(drawn(&app, 120, 9)[8], format!("{shown} (Enter: confirm, Esc: cancel)"));
-        assert_eq!(bare(press(&mut app, KeyCode::Enter)), deed(command), "{keys}");
+        assert_eq!(bare(press(&mut app, KeyCode::Enter)), action(command), "{keys}");
         assert_eq!(app.prompt, Prompt::None);
         letters(&mut app, keys);
         assert_eq!(press(&mut app, KeyCode::Esc), None);
@@ -335,7 +335,7 @@ fn a_value_is_typed_at_the_bottom() {
         assert_eq!(letters(&mut app, "3P"), None);
         assert!(drawn(&app, 80, 9)[8].starts_with("priority of job H:h:9? h: high, n: normal, l: low; any other"));
         let expected = format!("priority job H:h:9 {name}");
-        assert_eq!(bare(letters(&mut app, &key.to_string())), deed(&expected));
+        assert_eq!(bare(letters(&mut app, &key.to_string())), action(&expected));
         assert_eq!(letters(&mut app, "3Py"), None);
         assert_eq!(app.prompt, Prompt::None);
     }
@@ -372,7 +372,7 @@ fn nothing_is_done_to_another_than_the_one_that_is_shown() {
     let mut app = app();
     letters(&mut app, "2");
     press(&mut app, KeyCode::Enter);
-    assert_eq!(app.look().details, Some((Detail::Worker, b"6-3".to_vec())));
+    assert_eq!(app.query().details, Some((Detail::Worker, b"6-3".to_vec())));
     let mut data = snapshot();
     data.workers.as_mut().unwrap().rows.remove(2);
     data.details = Some((b"6-3".to_vec(), Err("NO_SUCH_WORKER".to_owned())));
@@ -381,7 +381,7 @@ fn nothing_is_done_to_another_than_the_one_that_is_shown() {
     assert_eq!(letters(&mut app, "ky"), None);
     assert_eq!(drawn(&app, 80, 12)[11], "worker no longer exists");
     press(&mut app, KeyCode::Esc);
-    assert_eq!(bare(letters(&mut app, "ky")), deed("kick connection:4-1"));
+    assert_eq!(bare(letters(&mut app, "ky")), action("kick connection:4-1"));
 }
 
 #[test]
@@ -417,15 +417,15 @@ fn all_about_a_worker_is_shown_and_scrolled() {
     assert!(scrolled[5].contains("HANDLE") && scrolled[6].contains("H:h:8"), "{scrolled:#?}");
     assert_eq!(letters(&mut app, "q"), None, "q goes back before it ends");
     assert_eq!(app.details, None);
-    assert_eq!(letters(&mut app, "q"), Some(Wish::Quit));
+    assert_eq!(letters(&mut app, "q"), Some(Command::Quit));
 }
 
 #[test]
 fn jobs_of_a_function_are_asked_for_and_no_others_are_taken_for_them() {
     let mut app = app();
-    assert_eq!(app.look(), Look::of(View::Functions));
+    assert_eq!(app.query(), Query::of(View::Functions));
     letters(&mut app, "j");
-    assert_eq!(app.look(), Look { jobs_of: Some(b"rev".to_vec()), ..Look::of(View::Jobs) });
+    assert_eq!(app.query(), Query { jobs_of: Some(b"rev".to_vec()), ..Query::of(View::Jobs) });
     // The response to the previous query.
     app.handle(Event::Data(Box::new(snapshot())));
     assert_eq!(app.table(View::Jobs), None);
@@ -433,7 +433,7 @@ fn jobs_of_a_function_are_asked_for_and_no_others_are_taken_for_them() {
     assert_eq!(app.table(View::Jobs).unwrap().rows.len(), 2);
     assert!(drawn(&app, 80, 9)[2].ends_with("of function rev"), "{:?}", drawn(&app, 80, 9)[2]);
     press(&mut app, KeyCode::Esc);
-    assert_eq!(app.look().jobs_of, None);
+    assert_eq!(app.query().jobs_of, None);
     assert_eq!(app.table(View::Jobs), None);
 }
 
@@ -448,7 +448,7 @@ fn a_filter_is_typed_kept_and_dropped() {
     let shown = drawn(&app, 80, 9);
     assert!(shown[2].ends_with("1 of 2 shown  filter: m") && shown[4].starts_with("mail"), "{shown:#?}");
     // The selection is the item on the screen.
-    assert_eq!(bare(letters(&mut app, "py")), deed("resume mail"));
+    assert_eq!(bare(letters(&mut app, "py")), action("resume mail"));
     press(&mut app, KeyCode::Esc);
     assert!(drawn(&app, 80, 9)[2].ends_with("2 shown"));
 }
@@ -458,7 +458,7 @@ fn a_plain_server_is_shown_as_far_as_it_goes() {
     let mut app = app();
     let plain = Snapshot {
         at: 11.0,
-        is_plain: true,
+        is_cpp: true,
         server: Facts::parse(&lines("version 1.1.20\nfunctions 1\njobs_queued 2\njobs_running 1")),
         functions: table("# name total running workers\nrev 3 1 2"),
         jobs: table("# handle attempts is_abandoned background\nH:h:1 0 0 1"),
@@ -477,7 +477,7 @@ fn a_plain_server_is_shown_as_far_as_it_goes() {
         assert_eq!(letters(&mut app, keys), None);
         assert_eq!((&app.prompt, &*drawn(&app, 100, 9)[8]), (&Prompt::None, "a C++ gearmand can only cancel jobs"));
     }
-    assert_eq!(bare(letters(&mut app, "3cy")), deed("cancel job H:h:1"));
+    assert_eq!(bare(letters(&mut app, "3cy")), action("cancel job H:h:1"));
 }
 
 #[test]
@@ -487,7 +487,7 @@ fn a_lost_connection_is_seen_and_the_last_numbers_stay() {
     let shown = drawn(&app, 100, 9);
     assert_eq!(shown[0], "gearmand top  NO CONNECTION, next try in 150ms: 10.0.0.9:4730: refused");
     assert!(shown[4].starts_with("rev"), "{shown:#?}");
-    assert_eq!(letters(&mut app, "q"), Some(Wish::Quit));
+    assert_eq!(letters(&mut app, "q"), Some(Command::Quit));
 }
 
 #[test]
@@ -495,13 +495,13 @@ fn keys_that_end_or_stop_work_everywhere() {
     let mut app = app();
     for keys in ["", "?", "/", "p", "2"] {
         letters(&mut app, keys);
-        for (letter, wish) in [('c', Wish::Quit), ('z', Wish::Suspend)] {
+        for (letter, command) in [('c', Command::Quit), ('z', Command::Suspend)] {
             let key = KeyEvent::new(KeyCode::Char(letter), KeyModifiers::CONTROL);
-            assert_eq!(app.handle(Event::Key(key)), Some(wish), "{keys}");
+            assert_eq!(app.handle(Event::Key(key)), Some(command), "{keys}");
         }
         press(&mut app, KeyCode::Esc);
     }
-    assert_eq!(app.handle(Event::InputEnded), Some(Wish::Quit));
+    assert_eq!(app.handle(Event::InputEnded), Some(Command::Quit));
 }
 
 #[test]
@@ -510,7 +510,7 @@ fn the_help_has_every_key_and_fits_a_small_terminal() {
     letters(&mut app, "?");
     let shown = drawn(&app, 80, 24);
     assert!(shown[22].contains("tells less"), "{shown:#?}");
-    assert!(super::page::HELP.lines().all(|line| line.chars().count() <= 80), "it is cut at 80 columns");
+    assert!(super::panels::HELP.lines().all(|line| line.chars().count() <= 80), "it is cut at 80 columns");
     letters(&mut app, "q");
     assert_eq!(app.prompt, Prompt::None);
 }
@@ -546,13 +546,13 @@ fn any_keys_in_any_order() {
             let asked = matches!(app.prompt, Prompt::Confirm(_) | Prompt::Value(_));
             let event = match chance % 10 {
                 0 => Event::Data(Box::new(snapshot())),
-                1 => Event::Data(Box::new(Snapshot { is_plain: chance % 3 == 0, ..Snapshot::default() })),
+                1 => Event::Data(Box::new(Snapshot { is_cpp: chance % 3 == 0, ..Snapshot::default() })),
                 2 => Event::Size(u16::try_from(chance % 90).unwrap(), u16::try_from(chance % 40).unwrap()),
                 _ => Event::Key(KeyEvent::new(codes[chance % codes.len()], KeyModifiers::NONE)),
             };
             let shown = format!("seed {seed}: {event:?}");
-            let wish = app.handle(event);
-            assert!(asked || !matches!(wish, Some(Wish::Do(_))), "{shown}: {wish:?}");
+            let command = app.handle(event);
+            assert!(asked || !matches!(command, Some(Command::Do(_))), "{shown}: {command:?}");
             if let Some(list) = app.list() {
                 assert!(list.order.is_empty() || list.row < list.order.len(), "{shown}");
             }

@@ -5,7 +5,7 @@ import { parameter, setParameter } from "./address.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
 import { NONE, age, bytes, number, plural, shortAge, shortDuration, visible } from "./format.js";
-import * as orders from "./orders.js";
+import * as commands from "./commands.js";
 import { ago, badge, button, card, counted as counts, empty, facts, fitsFilter, jobLink, menuButton, name, redraw, searchField, table } from "./ui.js";
 
 // Maximum number of workers shown, and of functions per worker until expanded.
@@ -67,7 +67,7 @@ function monitorCards(monitor) {
   const state = monitor.silent_s !== null ? "silent" : monitor.error !== null ? "failing" : monitor.settled ? "settled" : "busy";
   return card(`Monitor of ${visible(monitor.fleet)}`, {
     "data-monitor": monitor.fleet,
-    actions: [badge(state), mayAct() && button("Roll…", () => orders.roll(monitor), { id: "roll", kind: "small", title: "Replace all workers of the fleet" })],
+    actions: [badge(state), mayAct() && button("Roll…", () => commands.roll(monitor), { id: "roll", kind: "small", title: "Replace all workers of the fleet" })],
   },
   monitor.error !== null && h("p.notice.bad", { key: "error" }, visible(monitor.error)),
   monitor.silent_s !== null && h("p.notice.warn", { key: "silent" }, `It has not answered for ${age(monitor.silent_s)}. This is its last report.`),
@@ -87,7 +87,7 @@ function monitorCards(monitor) {
 
 function stoppedHosts(monitor) {
   return h("span.chips", null, monitor.stopped_hosts.map((host) => h("span.fn-chip", { key: host }, name(host),
-    mayAct() && h("button.close", { type: "button", "data-action": "start-host", "aria-label": `Start ${visible(host)}`, title: "Use it again", on: { click: () => orders.startHost([monitor], host) } }, "▸"))));
+    mayAct() && h("button.close", { type: "button", "data-action": "start-host", "aria-label": `Start ${visible(host)}`, title: "Use it again", on: { click: () => commands.startHost([monitor], host) } }, "▸"))));
 }
 
 function events(list) {
@@ -172,11 +172,11 @@ function hostHead(host, fleet) {
     h("span.muted", null, `${plural(all.length, "worker")}, ${plural(running, "job")} running`),
     mayAct() && host !== "" && h("span.buttons.small", null, monitors.length > 0
       ? [
-          isStopped && button("Start host", () => orders.startHost(monitors, host), { id: "start-host" }),
-          !isStopped && button("Stop host…", () => orders.stopHost(monitors, host, all.length), { id: "stop-host", kind: "danger" }),
-          monitors.length === 1 && button("Roll host…", () => orders.roll(monitors[0], host), { id: "roll-host", title: "Replace its workers" }),
+          isStopped && button("Start host", () => commands.startHost(monitors, host), { id: "start-host" }),
+          !isStopped && button("Stop host…", () => commands.stopHost(monitors, host, all.length), { id: "stop-host", kind: "danger" }),
+          monitors.length === 1 && button("Roll host…", () => commands.roll(monitors[0], host), { id: "roll-host", title: "Replace its workers" }),
         ]
-      : button("Exit all…", () => orders.exitAll(host, all), { id: "exit-all", kind: "danger" })));
+      : button("Exit all…", () => commands.exitAll(host, all), { id: "exit-all", kind: "danger" })));
 }
 
 function workerTable(groups) {
@@ -252,7 +252,7 @@ function chips(worker) {
 }
 
 function chip(worker, fn, inUse) {
-  const [verb, sign, act] = inUse ? ["unregister", "×", orders.unregister] : ["register", "+", orders.register];
+  const [verb, sign, act] = inUse ? ["unregister", "×", commands.unregister] : ["register", "+", commands.register];
   const said = `${number(counted(worker.count, fn))} done, ${number(counted(worker.failures, fn))} failed`;
   const label = `${inUse ? "Unregister" : "Register"} ${visible(fn)} at ${worker.id}`;
   return h("span.fn-chip", { key: `${inUse ? "+" : "-"}${fn}`, class: inUse ? "in-use" : "", "data-function": fn, title: inUse ? said : `Not in use; ${said}` },
@@ -263,8 +263,8 @@ function chip(worker, fn, inUse) {
 
 function workerActions(worker) {
   return [
-    ["New worker", () => orders.newWorker(worker)],
-    ["Reload", () => orders.reload(worker)],
-    ["Exit…", () => orders.exit(worker), { danger: true }],
+    ["New worker", () => commands.newWorker(worker)],
+    ["Reload", () => commands.reload(worker)],
+    ["Exit…", () => commands.exit(worker), { danger: true }],
   ];
 }

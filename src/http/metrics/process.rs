@@ -35,7 +35,7 @@ impl Process {
     pub(super) async fn read(interface: &Arc<Interface>) -> Self {
         let mut oldest = HashMap::new();
         let mut place = 0;
-        while let Some(next) = interface.parts.admin.look.note_oldest_running(interface.now(), place, &mut oldest) {
+        while let Some(next) = interface.parts.admin.views.note_oldest_running(interface.now(), place, &mut oldest) {
             place = next;
             yield_now().await;
         }

@@ -5,7 +5,7 @@ use mysql_async::{Conn, Error, Value};
 
 use super::super::Changes;
 use super::super::driver::swallowed;
-use super::super::entry::{NO_UNIQUE, flags_of};
+use super::super::row::{NO_UNIQUE, flags_of};
 use super::super::table::is_own_key;
 use super::errors::Failed;
 use super::schema::Table;

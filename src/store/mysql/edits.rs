@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Value};
 
-use super::super::entry::flags_of;
+use super::super::row::flags_of;
 use super::answer;
 use super::changes::{ROWS_MAX, due_columns, padded};
 use super::errors::Failed;

@@ -7,8 +7,8 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Value};
 
 use super::super::driver::{Reader, STATEMENT_LIMIT, Take, trusted_number_max, within};
-use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use super::super::location::Access;
+use super::super::row::{Prefixes, RawRow, WORKLOAD_IS_UNIQUE};
 use super::super::{Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::schema::{CONVERSION_LIMIT, Table, limit_statements};
@@ -120,7 +120,7 @@ async fn last_number(session: &mut Session) -> Result<i64, Failed> {
     Ok(last)
 }
 
-/// The columns in the order in which [`entry`] reads them.
+/// The columns in the order in which [`raw_row`] reads them.
 fn selected(table: &Table, data: &str) -> String {
     let due = format!("COALESCE({}, {})", table.column("due"), table.column("when_to_run"));
     let unique = format!("COALESCE({}, CAST(unique_key AS BINARY))", table.column("unique_bytes"));
@@ -140,12 +140,12 @@ fn selected(table: &Table, data: &str) -> String {
     .join(", ")
 }
 
-fn entry(row: &Row) -> Entry<'_> {
+fn raw_row(row: &Row) -> RawRow<'_> {
     let bytes = |index| match row.as_ref(index) {
         Some(Value::Bytes(bytes)) => Some(&bytes[..]),
         _ => None,
     };
-    Entry {
+    RawRow {
         number: integer(row, 0).unwrap_or(0),
         handle: bytes(1),
         function: bytes(2),
@@ -179,10 +179,10 @@ async fn read_page(
     let mut rows = answer(session.connection.exec_iter(query, parameters)).await?;
     let (mut count, mut last) = (0, i64::MIN);
     while let Some(row) = answer(rows.next()).await? {
-        let entry = entry(&row);
+        let raw = raw_row(&row);
         count += 1;
-        last = entry.number;
-        reader.enter(entry, integer(&row, 0).is_some(), has_workloads);
+        last = raw.number;
+        reader.enter(raw, integer(&row, 0).is_some(), has_workloads);
     }
     answer(rows.drop_result()).await?;
     Ok((count, last))

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Error, Statement};
 
 use super::super::Changes;
 use super::super::driver::{in_order, signed, swallowed};
-use super::super::entry::{NO_UNIQUE, flags_of};
+use super::super::row::{NO_UNIQUE, flags_of};
 use super::super::table::is_own_key;
 use super::edits::{self, Beside, due_columns};
 use super::errors::Failed;

@@ -9,8 +9,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::super::driver::{Reader, STATEMENT_LIMIT, Take, trusted_number_max, within};
-use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use super::super::location::Access;
+use super::super::row::{Prefixes, RawRow, WORKLOAD_IS_UNIQUE};
 use super::super::{Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::schema::{CONVERSION_LIMIT, Table};
@@ -126,7 +126,7 @@ async fn last_number(session: &Session) -> Result<i64, Failed> {
     Ok(noted.max(row.try_get::<_, Option<i64>>(0)?.unwrap_or(0)))
 }
 
-/// The columns in the order in which [`entry`] reads them. Texts are read as the bytes sent to clients, so
+/// The columns in the order in which [`raw_row`] reads them. Texts are read as the bytes sent to clients, so
 /// that no invalid encoding aborts the scan.
 fn selected(table: &Table, data: &str) -> String {
     let column = |name: &str, kind: &str| table.column(name, kind);
@@ -146,8 +146,8 @@ fn selected(table: &Table, data: &str) -> String {
     .join(", ")
 }
 
-fn entry(row: &Row) -> Result<Entry<'_>, tokio_postgres::Error> {
-    Ok(Entry {
+fn raw_row(row: &Row) -> Result<RawRow<'_>, tokio_postgres::Error> {
+    Ok(RawRow {
         number: row.try_get::<_, Option<i64>>(0)?.unwrap_or(0),
         handle: row.try_get(1)?,
         function: row.try_get(2)?,
@@ -174,10 +174,10 @@ async fn read_page(
     let mut rows = pin!(answer(session.client.query_raw(query, parameters)).await?);
     let (mut count, mut last) = (0, i64::MIN);
     while let Some(row) = answer(rows.try_next()).await? {
-        let entry = entry(&row)?;
+        let raw = raw_row(&row)?;
         count += 1;
-        last = entry.number;
-        reader.enter(entry, row.try_get::<_, Option<i64>>(0)?.is_some(), has_workloads);
+        last = raw.number;
+        reader.enter(raw, row.try_get::<_, Option<i64>>(0)?.is_some(), has_workloads);
     }
     Ok((count, last))
 }

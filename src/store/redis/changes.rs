@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ::redis::{Connection, Pipeline, cmd, pipe};
 
 use super::super::Changes;
-use super::super::entry::{NO_UNIQUE, flags_of};
+use super::super::row::{NO_UNIQUE, flags_of};
 use super::edits::Edits;
 use super::errors::Failed;
 use super::keys::Keys;

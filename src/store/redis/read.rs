@@ -1,6 +1,6 @@
 //! Decoding the Redis fields of a job.
 
-use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
+use super::super::row::{Prefixes, RawRow, WORKLOAD_IS_UNIQUE};
 use crate::job_server::StoredJob;
 
 /// The fields in the order of the request. The workload is separate, since it is not always wanted.
@@ -28,7 +28,7 @@ pub(super) fn is_workload_unique(values: &Values) -> bool {
 /// The entry is invalid.
 pub(super) fn job(number: i64, values: &Values, prefixes: &mut Prefixes) -> Result<StoredJob, String> {
     let bytes = |index: usize| values.get(index).and_then(Option::as_deref);
-    let entry = Entry {
+    let raw = RawRow {
         number,
         function: bytes(1),
         unique: bytes(2).unwrap_or_default(),
@@ -41,7 +41,7 @@ pub(super) fn job(number: i64, values: &Values, prefixes: &mut Prefixes) -> Resu
         attempts: decimal(bytes(9), "attempts")?.unwrap_or(0),
         workload: bytes(FIELDS.len()).unwrap_or_default(),
     };
-    entry.job(prefixes)
+    raw.job(prefixes)
 }
 
 /// A decimal number, saturated to the range of an `i64`.

@@ -23,12 +23,12 @@ const NAMED_IN_LOG: usize = 10;
 const PAGE_BYTES: usize = 4 << 20;
 
 /// An invalid row: its rowid, and the reason.
-pub(super) type Senseless = (i64, &'static str);
+pub(super) type InvalidRow = (i64, &'static str);
 
 /// The result of a scan.
 pub(super) struct Found {
     pub(super) replayed: Replayed,
-    pub(super) senseless: Vec<Senseless>,
+    pub(super) invalid: Vec<InvalidRow>,
 }
 
 /// Passes the jobs to `take`, in table order.
@@ -43,7 +43,7 @@ pub(super) fn scan(
     let last_number = layout::highest(connection, &file.sql, noted)?;
     let mut reader = Reader::new(file.sql.is_duplicate.clone(), prefix, last_number);
     let mut replayed = Replayed { last_number, ..Replayed::default() };
-    let mut senseless = Vec::new();
+    let mut invalid = Vec::new();
     let mut wants = Workloads::Wanted;
     for scan in &file.sql.scans {
         let mut after = i64::MIN;
@@ -55,7 +55,7 @@ pub(super) fn scan(
                 let (job, has_workload) = with_workload(job, has_workloads);
                 wants = take(job, has_workload);
             }
-            senseless.extend(page.senseless);
+            invalid.extend(page.invalid);
             match page.last {
                 Some(last) => after = last,
                 None => break,
@@ -65,8 +65,8 @@ pub(super) fn scan(
     // The pages just read are not needed again soon.
     connection.execute_batch("PRAGMA shrink_memory")?;
     replayed.last_number = reader.last_number;
-    replayed.quarantined = senseless.len() as u64;
-    Ok(Found { replayed, senseless })
+    replayed.quarantined = invalid.len() as u64;
+    Ok(Found { replayed, invalid })
 }
 
 fn with_workload(job: StoredJob, has_workloads: bool) -> (StoredJob, HasWorkload) {
@@ -76,18 +76,18 @@ fn with_workload(job: StoredJob, has_workloads: bool) -> (StoredJob, HasWorkload
 
 /// Invalid rows, passed from the incremental reader to the writer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Aside(Arc<Mutex<Vec<Senseless>>>);
+pub(super) struct InvalidRows(Arc<Mutex<Vec<InvalidRow>>>);
 
-impl Aside {
+impl InvalidRows {
     /// Adds rows to quarantine.
-    pub(super) fn add(&self, senseless: Vec<Senseless>) {
-        if !senseless.is_empty() {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(senseless);
+    pub(super) fn add(&self, invalid: Vec<InvalidRow>) {
+        if !invalid.is_empty() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(invalid);
         }
     }
 
     /// Removes and returns all rows.
-    pub(super) fn take(&self) -> Vec<Senseless> {
+    pub(super) fn take(&self) -> Vec<InvalidRow> {
         mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -97,8 +97,8 @@ pub(super) struct SideReader {
     path: PathBuf,
     file: OpenFile,
     reader: Reader,
-    aside: Aside,
-    senseless: u64,
+    invalid_rows: InvalidRows,
+    invalid: u64,
     /// The current scan, and the key after which its next page starts.
     scan: usize,
     after: i64,
@@ -110,11 +110,11 @@ impl SideReader {
         queue: &str,
         prefix: &Arc<str>,
         last_number: u64,
-        aside: Aside,
+        invalid_rows: InvalidRows,
     ) -> Result<Self, Trouble> {
         let file = OpenFile::read(path, queue)?;
         let reader = Reader::new(file.sql.is_duplicate.clone(), prefix, last_number);
-        Ok(Self { path: path.to_owned(), file, reader, aside, senseless: 0, scan: 0, after: i64::MIN })
+        Ok(Self { path: path.to_owned(), file, reader, invalid_rows, invalid: 0, scan: 0, after: i64::MIN })
     }
 }
 
@@ -126,13 +126,13 @@ impl Reading for SideReader {
         let page = Page::read(&self.file.connection, sql, self.after, &mut self.reader, has_workloads)
             .map_err(|error| Trouble::from(error).report(&self.path, "cannot read the jobs"))?;
         (self.scan, self.after) = page.last.map_or((self.scan + 1, i64::MIN), |last| (self.scan, last));
-        self.senseless += page.senseless.len() as u64;
-        self.aside.add(page.senseless);
+        self.invalid += page.invalid.len() as u64;
+        self.invalid_rows.add(page.invalid);
         Ok(Some(page.jobs.into_iter().map(|job| with_workload(job, has_workloads)).collect()))
     }
 
     fn quarantined(&self) -> u64 {
-        self.senseless
+        self.invalid
     }
 }
 
@@ -140,7 +140,7 @@ impl Reading for SideReader {
 /// lasts the WAL cannot restart, and the consumer may take any time.
 struct Page {
     jobs: Vec<StoredJob>,
-    senseless: Vec<Senseless>,
+    invalid: Vec<InvalidRow>,
     /// The key after which the next page starts, if there is one.
     last: Option<i64>,
 }
@@ -153,7 +153,7 @@ impl Page {
         reader: &mut Reader,
         has_workloads: bool,
     ) -> Result<Self, rusqlite::Error> {
-        let mut page = Self { jobs: Vec::new(), senseless: Vec::new(), last: None };
+        let mut page = Self { jobs: Vec::new(), invalid: Vec::new(), last: None };
         let (mut count, mut bytes) = (0, 0);
         let mut statement = connection.prepare_cached(sql)?;
         let mut rows = statement.query([after])?;
@@ -164,7 +164,7 @@ impl Page {
                     bytes += job.workload().len();
                     page.jobs.push(job);
                 }
-                Err(reason) => page.senseless.push((row_number, reason)),
+                Err(reason) => page.invalid.push((row_number, reason)),
             }
             count += 1;
             if count == layout::PAGE_ROWS || bytes >= PAGE_BYTES {
@@ -177,13 +177,8 @@ impl Page {
 }
 
 /// Moves rows from the queue to the quarantine table in one transaction, and logs them.
-pub(super) fn quarantine(
-    file: &mut OpenFile,
-    queue: &str,
-    path: &Path,
-    senseless: &[Senseless],
-) -> Result<(), Trouble> {
-    if senseless.is_empty() {
+pub(super) fn quarantine(file: &mut OpenFile, queue: &str, path: &Path, invalid: &[InvalidRow]) -> Result<(), Trouble> {
+    if invalid.is_empty() {
         return Ok(());
     }
     file.set_sync(true)?;
@@ -193,18 +188,18 @@ pub(super) fn quarantine(
     {
         let mut copy = transaction.prepare(&sql.quarantine)?;
         let mut delete = transaction.prepare(&sql.delete_row)?;
-        for (row, reason) in senseless {
+        for (row, reason) in invalid {
             copy.execute((row, reason, queue))?;
             delete.execute([row])?;
         }
     }
     transaction.commit()?;
     let path = path.display();
-    for (row, reason) in senseless.iter().take(NAMED_IN_LOG) {
+    for (row, reason) in invalid.iter().take(NAMED_IN_LOG) {
         tracing::error!("SQLite file {path}: row {row} of {queue} was moved to gearman_quarantine: {reason}");
     }
-    if senseless.len() > NAMED_IN_LOG {
-        let count = senseless.len();
+    if invalid.len() > NAMED_IN_LOG {
+        let count = invalid.len();
         tracing::error!("SQLite file {path}: {count} rows of {queue} in all were moved to gearman_quarantine");
     }
     Ok(())

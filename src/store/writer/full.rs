@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::super::{Changes, Room, StoreError};
 use super::batch::Addition;
-use super::failing::Failing;
+use super::circuit_breaker::CircuitBreaker;
 use super::{Writer, added};
 use crate::job_server::{StoreFailure, StoreReport};
 
@@ -74,35 +74,35 @@ impl Writer {
     /// Marks the store as full: no room for new jobs, but for removals.
     pub(super) fn fill_up(&mut self, error: &StoreError) {
         self.fail(error);
-        if let Some(failing) = &mut self.failing {
-            failing.is_writable = true;
-            failing.again = Instant::now() + ROOM_INTERVAL;
+        if let Some(breaker) = &mut self.breaker {
+            breaker.is_writable = true;
+            breaker.again = Instant::now() + ROOM_INTERVAL;
         }
     }
 
     /// Whether changes without new jobs must wait, because the store failed to commit the last ones.
     pub(super) fn must_wait(&self) -> bool {
-        let waits = |failing: &Failing| !failing.is_writable && !failing.is_on_trial && failing.is_left_alone();
-        self.failing.as_ref().is_some_and(waits)
+        let waits = |breaker: &CircuitBreaker| !breaker.is_writable && breaker.is_open();
+        self.breaker.as_ref().is_some_and(waits)
     }
 
     /// Records whether a full store accepted a change without new jobs.
     pub(super) fn set_writable(&mut self, is_writable: bool) {
-        if let Some(failing) = self.failing.as_mut().filter(|failing| failing.failure == StoreFailure::Full) {
-            failing.is_writable = is_writable;
+        if let Some(breaker) = self.breaker.as_mut().filter(|breaker| breaker.failure == StoreFailure::Full) {
+            breaker.is_writable = is_writable;
         }
     }
 
     /// Whether the store works again, if that can be determined without a write.
     pub(super) fn has_room_again(&mut self) -> Option<bool> {
-        self.failing.as_ref().filter(|failing| failing.failure == StoreFailure::Full)?;
+        self.breaker.as_ref().filter(|breaker| breaker.failure == StoreFailure::Full)?;
         match self.store.room_again() {
             Room::Unknown => None,
             Room::Enough => Some(true),
             Room::Short(_) => {
-                if let Some(failing) = &mut self.failing {
-                    failing.is_on_trial = false;
-                    failing.again = Instant::now() + ROOM_INTERVAL;
+                if let Some(breaker) = &mut self.breaker {
+                    breaker.is_half_open = false;
+                    breaker.again = Instant::now() + ROOM_INTERVAL;
                 }
                 Some(false)
             }
@@ -114,8 +114,8 @@ impl Writer {
         if self.commit_at().is_none_or(|at| at > Instant::now()) {
             return;
         }
-        let is_settled = self.failing.as_ref().is_some_and(|failing| failing.is_writable);
-        if is_settled && self.owed.is_empty() && !self.is_sync_due() {
+        let is_settled = self.breaker.as_ref().is_some_and(|breaker| breaker.is_writable);
+        if is_settled && self.retry_backlog.is_empty() && !self.is_sync_due() {
             match self.has_room_again() {
                 Some(true) => return self.work_again(),
                 Some(false) => return,
@@ -134,12 +134,12 @@ impl Writer {
     /// Detects removed files, and a disk filled by another program, even while idle. Restores a reserve that
     /// was given up.
     fn look_after(&mut self) {
-        if self.failing.as_ref().is_some_and(|failing| !failing.is_writable) {
+        if self.breaker.as_ref().is_some_and(|breaker| !breaker.is_writable) {
             return;
         }
         if let Err(error) = self.store.check() {
             self.fail(&error);
-        } else if self.failing.is_none()
+        } else if self.breaker.is_none()
             && let Room::Short(error) = self.store.room(0)
         {
             self.fill_up(&error);

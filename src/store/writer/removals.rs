@@ -40,7 +40,7 @@ impl Writer {
         let only_removes = changes.iter().all(|operation| matches!(operation, StoreOp::Remove(_)));
         // With any other durability, a removal does not cause a sync of its own. While the store fails, each
         // change triggers an attempt.
-        let may_wait = self.settings.durability == Durability::Always && self.failing.is_none();
+        let may_wait = self.settings.durability == Durability::Always && self.breaker.is_none();
         let is_due = self.held_back.due.is_some_and(|due| due <= Instant::now());
         let is_many = self.held_back.removals.len() + changes.len() >= MOST_REMOVALS;
         if only_removes && may_wait && !has_more && !is_due && !is_many {

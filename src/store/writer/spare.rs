@@ -7,7 +7,7 @@ use super::{REST_AFTER, Writer};
 impl Writer {
     /// Lets the store prepare for the next commits.
     pub(super) fn prepare(&mut self) {
-        if !self.may_prepare || self.failing.is_some() {
+        if !self.may_prepare || self.breaker.is_some() {
             return;
         }
         match self.store.prepare() {
@@ -18,7 +18,7 @@ impl Writer {
 
     /// Whether the longer housekeeping is due.
     pub(super) fn is_rest_due(&self) -> bool {
-        self.failing.is_none() && self.rest_at.is_some_and(|at| at <= Instant::now())
+        self.breaker.is_none() && self.rest_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Runs the longer housekeeping.

@@ -88,7 +88,7 @@ impl Default for Scripted {
 
 /// A writer with a scripted store.
 struct Bench {
-    queue: Arc<Queue>,
+    queue: Arc<WriteQueue>,
     commits: Receiver<Seen>,
     details: Receiver<Details>,
     reports: Receiver<StoreReport>,
@@ -108,20 +108,20 @@ impl Bench {
         refused: u64,
         operations: Vec<StoreOp>,
     ) -> Self {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(WriteQueue::default());
         queue.push(operations);
         Self::of(queue, durability, outcomes, refused)
     }
 
     /// With the operations that are queued, a caller waits for their commit before the writer starts.
     fn awaited(outcomes: &[Result<(), StoreFailure>], operations: Vec<StoreOp>) -> (Self, Commit) {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(WriteQueue::default());
         queue.push(operations);
         let commit = queue.commit();
         (Self::of(queue, Durability::Always, outcomes, 0), commit)
     }
 
-    fn of(queue: Arc<Queue>, durability: Durability, outcomes: &[Result<(), StoreFailure>], refused: u64) -> Self {
+    fn of(queue: Arc<WriteQueue>, durability: Durability, outcomes: &[Result<(), StoreFailure>], refused: u64) -> Self {
         let (said, commits) = channel();
         let (detailed, details) = channel();
         let (told, reports) = channel();
@@ -276,7 +276,7 @@ fn a_refused_job_leaves_what_has_its_number_alone() {
 
 #[test]
 fn attempts_of_one_job_do_not_pile_up() {
-    let queue = Queue::default();
+    let queue = WriteQueue::default();
     let attempts = |attempts| StoreOp::Attempts { key: job(1).key(), attempts };
     queue.push((0..1000).map(attempts).collect());
     assert_eq!(queue.take(None, MOST_CHANGES, MOST_BYTES).attempts, [(job(1).key(), 999)]);
@@ -378,19 +378,19 @@ fn whoever_needs_a_store_that_fails_has_it_tried_once_a_second() {
     let error = StoreError::new(StoreFailure::Unreachable, "as the test says");
     for (tried_for, expected) in [(0, 1), (2, 2), (10, 4)] {
         writer.tried_for = Duration::from_secs(tried_for);
-        writer.failing = None;
+        writer.breaker = None;
         writer.fail(&error);
-        let first = writer.failing.as_ref().map(|failing| failing.pause).unwrap();
+        let first = writer.breaker.as_ref().map(|breaker| breaker.pause).unwrap();
         assert_eq!(first, Duration::from_secs(tried_for).clamp(FIRST_PAUSE, LONGEST_PAUSE), "tried for {tried_for} s");
         for _ in 0..10 {
             writer.fail(&error);
         }
-        let failing = writer.failing.as_mut().unwrap();
-        assert_eq!(failing.again - failing.failed, LONGEST_PAUSE, "by itself it is tried seldom");
-        assert_eq!(failing.asked_again - failing.failed, Duration::from_secs(expected), "tried for {tried_for} s");
-        assert_eq!(writer.refuses(), Some(StoreFailure::Unreachable));
-        writer.failing.as_mut().unwrap().asked_again = Instant::now();
-        assert_eq!(writer.refuses(), None, "the next one tries it");
+        let breaker = writer.breaker.as_mut().unwrap();
+        assert_eq!(breaker.again - breaker.failed, LONGEST_PAUSE, "by itself it is tried seldom");
+        assert_eq!(breaker.asked_again - breaker.failed, Duration::from_secs(expected), "tried for {tried_for} s");
+        assert_eq!(writer.rejection(), Some(StoreFailure::Unreachable));
+        writer.breaker.as_mut().unwrap().asked_again = Instant::now();
+        assert_eq!(writer.rejection(), None, "the next one tries it");
     }
 }
 
@@ -410,7 +410,7 @@ fn a_read_that_fails_spares_those_behind_it_unless_it_is_damage() {
         writer.report = Box::new(move |reports| told.send(reports).unwrap());
         // It has failed before, and a retry is due.
         writer.fail(&StoreError::new(failure, "as the test says"));
-        writer.failing.as_mut().unwrap().again = Instant::now();
+        writer.breaker.as_mut().unwrap().again = Instant::now();
         writer.load_all(loads(20));
         assert_eq!(reads.load(Ordering::Relaxed), expected, "{failure:?}");
         assert_eq!(answers.try_iter().count(), 20, "each is answered");
@@ -424,36 +424,36 @@ fn a_store_that_cannot_be_reached_is_left_alone_anew_by_readers() {
     let mut writer = writer_of(Scripted { unreadable, reads: Arc::clone(&reads), ..Scripted::default() });
     for failure in [StoreFailure::Full, StoreFailure::Unreachable] {
         writer.fail(&StoreError::new(failure, "as the test says"));
-        writer.failing.as_mut().unwrap().again = Instant::now();
+        writer.breaker.as_mut().unwrap().again = Instant::now();
         writer.load_all(loads(1));
-        assert_eq!(writer.refuses(), Some(StoreFailure::Unreachable), "after {failure:?}");
+        assert_eq!(writer.rejection(), Some(StoreFailure::Unreachable), "after {failure:?}");
     }
     assert_eq!(reads.load(Ordering::Relaxed), 2);
     // A preview opens the circuit breaker too.
-    writer.failing = None;
-    assert!(writer.look(&job(1).key()).is_none() && writer.look(&job(1).key()).is_none());
+    writer.breaker = None;
+    assert!(writer.read_preview(&job(1).key()).is_none() && writer.read_preview(&job(1).key()).is_none());
     assert_eq!(reads.load(Ordering::Relaxed), 3);
     // A store that may still be writable or readable keeps its earlier error.
     let mut writer = writer_of(Scripted { unreadable: Some(StoreFailure::Io), ..Scripted::default() });
     writer.fail(&StoreError::new(StoreFailure::Full, "as the test says"));
     writer.load_all(loads(1));
-    assert_eq!(writer.refuses(), Some(StoreFailure::Full));
+    assert_eq!(writer.rejection(), Some(StoreFailure::Full));
 }
 
 #[test]
-fn what_is_owed_at_the_end_is_named_and_nothing_else() {
-    let mut owed = Owed::default();
-    assert!(owed.outcomes().is_empty() && owed.has_only_refused());
-    owed.add_refused([job(1).key(), job(2).key()].into_iter());
-    assert_eq!(owed.outcomes(), ["2 rejected jobs may run after the next start"]);
-    assert!(owed.has_only_refused());
+fn what_waits_for_a_retry_at_the_end_is_named_and_nothing_else() {
+    let mut backlog = RetryBacklog::default();
+    assert!(backlog.outcomes().is_empty() && backlog.has_only_refused());
+    backlog.add_refused([job(1).key(), job(2).key()].into_iter());
+    assert_eq!(backlog.outcomes(), ["2 rejected jobs may run after the next start"]);
+    assert!(backlog.has_only_refused());
     let settings = vec![("function f".to_owned(), None)];
-    owed.add(Changes { removes: vec![job(3).key()], settings, ..Changes::default() });
+    backlog.add(Changes { removes: vec![job(3).key()], settings, ..Changes::default() });
     let expected = [
         "1 finished jobs will run again after the next start",
         "2 rejected jobs may run after the next start",
         "1 operator settings may be reverted",
     ];
-    assert_eq!(owed.outcomes(), expected);
-    assert!(!owed.has_only_refused());
+    assert_eq!(backlog.outcomes(), expected);
+    assert!(!backlog.has_only_refused());
 }

@@ -68,7 +68,7 @@ fn attempts_name_a_job_as_it_is_after_its_edits() {
 
 #[test]
 fn reads_name_a_job_as_the_store_knows_it() {
-    let queue = Queue::default();
+    let queue = WriteQueue::default();
     let load = |number, function| StoreOp::Load { ticket: 1, jobs: vec![key(number, function)] };
     let take = |count| {
         let Taken { loads, .. } = queue.take(None, count, MOST_BYTES);
@@ -112,7 +112,7 @@ fn an_edit_that_failed_is_made_again_under_every_name_that_the_job_may_have() {
 }
 
 #[test]
-fn a_job_that_ended_while_its_edit_is_owed_is_removed_by_every_name() {
+fn a_job_that_ended_while_its_edit_is_retried_is_removed_by_every_name() {
     let bench = Bench::start(&[Err(StoreFailure::Io)], 0, vec![edit(1, "f", to("g", 1))]);
     assert_eq!(bench.detailed().edits.len(), 1);
     bench.ask(vec![StoreOp::Remove(key(1, "g"))]);
@@ -122,13 +122,13 @@ fn a_job_that_ended_while_its_edit_is_owed_is_removed_by_every_name() {
         removes = bench.detailed().removes;
     }
     assert_eq!(removes.last(), Some(&key(1, "g")));
-    let mut owed = Owed::default();
-    owed.add(Changes { edits: vec![(key(1, "f"), to("g", 0))], ..Changes::default() });
-    owed.add(Changes { edits: vec![(key(1, "g"), to("h", 0))], ..Changes::default() });
-    owed.add(Changes { removes: vec![key(1, "h")], ..Changes::default() });
-    let changes = owed.take(false).unwrap();
+    let mut backlog = RetryBacklog::default();
+    backlog.add(Changes { edits: vec![(key(1, "f"), to("g", 0))], ..Changes::default() });
+    backlog.add(Changes { edits: vec![(key(1, "g"), to("h", 0))], ..Changes::default() });
+    backlog.add(Changes { removes: vec![key(1, "h")], ..Changes::default() });
+    let changes = backlog.take(false).unwrap();
     assert_eq!(changes.removes, [key(1, "f"), key(1, "g"), key(1, "h")]);
-    assert!(changes.edits.is_empty() && owed.is_empty());
+    assert!(changes.edits.is_empty() && backlog.is_empty());
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_workload_is_found_whatever_the_store_calls_its_job() {
 
 #[test]
 fn jobs_that_can_be_in_each_others_way_are_changed_in_one_transaction() {
-    let mut owed = Owed::default();
+    let mut backlog = RetryBacklog::default();
     let unique = |number: u64| if number <= 2 { b"same".to_vec() } else { format!("a{number}").into_bytes() };
     let named = |number, function: &str| JobKey { unique: unique(number).into(), ..key(number, function) };
     // "same" sorts last, and one of its two jobs is the last that fits.
@@ -175,8 +175,8 @@ fn jobs_that_can_be_in_each_others_way_are_changed_in_one_transaction() {
     let edits = (3..=fill).map(|number| (named(number, "f"), to("g", 0)));
     let edits = edits.chain([(named(1, "f"), to("g", 0)), (named(2, "g"), to("f", 0))]).collect();
     let attempts = vec![(named(1, "g"), 4)];
-    owed.add(Changes { edits, attempts, removes: vec![key(fill + 2, "f")], ..Changes::default() });
-    let parts: Vec<Changes> = std::iter::from_fn(|| owed.take(false)).collect();
+    backlog.add(Changes { edits, attempts, removes: vec![key(fill + 2, "f")], ..Changes::default() });
+    let parts: Vec<Changes> = std::iter::from_fn(|| backlog.take(false)).collect();
     let sizes: Vec<usize> = parts.iter().map(|part| part.edits.len()).collect();
     assert_eq!(sizes, [0, MOST_CHANGES, MOST_CHANGES + 1]);
     assert_eq!(parts.iter().map(|part| part.attempts.len()).collect::<Vec<_>>(), [0, 0, 1], "after all edits");
@@ -367,7 +367,7 @@ fn whatever_fails_the_store_has_in_the_end_what_the_job_server_knows() {
     let seed = std::env::var("WRITER_SEED").ok().map_or(0x0ed1, |seed| seed.parse().unwrap());
     println!("WRITER_SEED={seed}");
     let mut random = Random(seed);
-    let queue = Arc::new(Queue::default());
+    let queue = Arc::new(WriteQueue::default());
     let rows = Arc::new(Mutex::new(BTreeMap::new()));
     let (committed, commits) = channel();
     let failures = Arc::new(AtomicU32::new(FAILURES));
