@@ -303,6 +303,7 @@ fn every_answer_is_there_within_a_second_while_a_job_runs() {
             durations.sort_unstable();
             // What holds up the whole machine now and then is no fault of the worker's.
             assert!(durations[durations.len() / 2] < BOUND, "{durations:?} for verb {place}");
+            assert!(durations[durations.len() - 1] < 3 * BOUND, "{durations:?} for verb {place}");
         }
         case.register("w", &["reverse"]);
         assert_eq!(job.result(), Some((2 * LONG).as_millis().to_string().into_bytes()));

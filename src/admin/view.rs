@@ -398,7 +398,7 @@ pub struct JobView {
     /// Failed attempts, oldest first, only in the view of a single job: the last eight, none from before a
     /// restart.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub earlier_runs: Option<Vec<EarlierRunView>>,
+    pub failed_attempts: Option<Vec<FailedAttemptView>>,
     /// The beginning of the workload, only in the view of a single job and if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preview: Option<PreviewView>,
@@ -406,7 +406,7 @@ pub struct JobView {
 
 /// A failed attempt to run a job.
 #[derive(Clone, Debug, Serialize)]
-pub struct EarlierRunView {
+pub struct FailedAttemptView {
     /// When it began, in milliseconds since 1970.
     pub since_unix_ms: u64,
     /// When it ended.

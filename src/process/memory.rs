@@ -23,8 +23,9 @@ const OWN_MAPPING_FROM: i32 = 4 << 20;
 
 /// Buffers of output and input from this size on are counted when they are freed, in bytes.
 const COUNTED_FROM: usize = 1 << 20;
-/// A trim needs this much that was freed since the last one, in bytes. A trim that returns less than this has
-/// returned little.
+/// A trim needs this much that was freed since the last one, in bytes.
+const FREED_MIN: u64 = 16 << 20;
+/// A trim that returns less than this has returned little, in bytes.
 const LITTLE: u64 = 16 << 20;
 /// A trim needs this much memory of the process besides what is held for jobs and peers, in bytes. If there
 /// is this much more than after the last trim, the next one does not wait for the interval of that trim.
@@ -60,7 +61,7 @@ struct Trim {
     /// Memory of the process besides what was held after the trim, in bytes: the overhead of jobs and
     /// connections, the caches, and gaps between blocks in use.
     rest: u64,
-    /// How long no further trim is made.
+    /// How long no further trim is made, unless there is a surplus over `rest`.
     interval: Duration,
 }
 
@@ -71,7 +72,7 @@ impl Trimmer {
         self.most = self.most.max(most).max(held);
         let freed = FREED.load(Ordering::Relaxed) as u64 + (self.most - held);
         let elapsed = self.last.map_or(Duration::MAX, |last| last.at.elapsed());
-        if freed < LITTLE || elapsed < TRIM_INTERVAL {
+        if freed < FREED_MIN || elapsed < TRIM_INTERVAL {
             return;
         }
         let Some(before) = resident() else { return };
@@ -80,24 +81,33 @@ impl Trimmer {
         }
         FREED.store(0, Ordering::Relaxed);
         self.most = held;
+        let has_grown = self.has_grown(before.saturating_sub(held));
         trim();
-        self.note_trim(before, resident().unwrap_or(before), held);
+        self.note_trim(before, resident().unwrap_or(before), held, has_grown);
     }
 
     /// Whether a trim may return much. `rest` is the memory besides what is held, in bytes; a lower value
     /// than at the last trim becomes the new baseline. Memory that was in use at the last trim may have been
     /// freed since without a change of `rest`: that is tried again after the interval.
     fn is_worth_it(&mut self, rest: u64, elapsed: Duration) -> bool {
-        let Some(last) = &mut self.last else { return rest >= SURPLUS };
-        last.rest = last.rest.min(rest);
-        rest >= SURPLUS && (rest - last.rest >= SURPLUS || elapsed >= last.interval)
+        if let Some(last) = &mut self.last {
+            last.rest = last.rest.min(rest);
+        }
+        rest >= SURPLUS && (self.has_grown(rest) || self.last.is_some_and(|last| elapsed >= last.interval))
     }
 
-    /// Records a trim: the memory of the process before and after it. If it returned little, the interval
-    /// grows.
-    fn note_trim(&mut self, before: u64, after: u64, held: u64) {
+    /// Whether there is a surplus over the baseline. The first trim has none.
+    fn has_grown(&self, rest: u64) -> bool {
+        rest - self.last.map_or(0, |last| last.rest.min(rest)) >= SURPLUS
+    }
+
+    /// Records a trim: the memory of the process before and after it. The interval grows if it returned
+    /// little, or if there was no surplus over the baseline: a queue that grows and shrinks all the time uses
+    /// the returned memory again at once.
+    fn note_trim(&mut self, before: u64, after: u64, held: u64, had_grown: bool) {
+        let is_useful = had_grown && before.saturating_sub(after) >= LITTLE;
         let interval = match self.last {
-            Some(last) if before.saturating_sub(after) < LITTLE => (last.interval * 2).min(LONGEST_TRIM_INTERVAL),
+            Some(last) if !is_useful => (last.interval * 2).min(LONGEST_TRIM_INTERVAL),
             _ => TRIM_INTERVAL,
         };
         self.last = Some(Trim { at: Instant::now(), rest: after.saturating_sub(held), interval });
@@ -232,8 +242,8 @@ mod tests {
         assert!(!trimmer.is_worth_it(40 * MIB, SOON));
         // Many jobs and their index.
         assert!(trimmer.is_worth_it(900 * MIB, SOON));
-        trimmer.note_trim(1000 * MIB, 990 * MIB, 100 * MIB);
-        trimmer.note_trim(1000 * MIB, 990 * MIB, 100 * MIB);
+        trimmer.note_trim(1000 * MIB, 990 * MIB, 100 * MIB, true);
+        trimmer.note_trim(1000 * MIB, 990 * MIB, 100 * MIB, true);
         for rest in [890, 900, 937] {
             assert!(!trimmer.is_worth_it(rest * MIB, SOON), "{rest}");
         }
@@ -251,11 +261,17 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let mut trimmer = Trimmer::default();
         let mut note = |before: u64, after: u64| {
-            trimmer.note_trim(before * MIB, after * MIB, 0);
+            trimmer.note_trim(before * MIB, after * MIB, 0, true);
             trimmer.last.map(|last| last.interval.as_secs())
         };
         assert_eq!([note(500, 499), note(500, 499), note(500, 490)], [Some(5), Some(10), Some(20)]);
         assert_eq!(note(500, 400), Some(5));
+        trimmer.note_trim(500 * MIB, 400 * MIB, 0, false);
+        assert_eq!(trimmer.last.map(|last| last.interval.as_secs()), Some(10), "the memory was used again");
+        let mut note = |before: u64, after: u64| {
+            trimmer.note_trim(before * MIB, after * MIB, 0, true);
+            trimmer.last.map(|last| last.interval.as_secs())
+        };
         let last = (0..20).map(|_| note(500, 500)).last();
         assert_eq!(last, Some(Some(600)));
     }

@@ -130,7 +130,7 @@ impl<E: DriverError> Failed<E> {
     }
 
     /// Builds the error for clients and the operator.
-    fn explain(&self, name: &str, purpose: &str) -> StoreError {
+    pub(super) fn explain(&self, name: &str, purpose: &str) -> StoreError {
         let (failure, reason, advice) = match self {
             Self::Driver(error) => {
                 let (failure, reason, advice) = error.meaning();

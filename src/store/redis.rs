@@ -8,9 +8,10 @@
 //! one hash. A hash without a side hash was written by C++ gearmand. A side hash without a hash belongs to a
 //! job that C++ gearmand has run.
 //!
-//! A separate hash holds the format version and the highest job number, and another one the operator settings
-//! of functions and workers. A scan for jobs finds neither these nor a side hash. Invalid entries are renamed
-//! so that no scan finds them either. Other keys with the same prefix are left alone.
+//! A separate hash holds the format version, the highest job number, and whether invalid entries have their
+//! present names; another one the operator settings of functions and workers. A scan for jobs finds neither
+//! these nor a side hash. Invalid entries are renamed so that no scan finds them either. Other keys with the
+//! same prefix are left alone.
 //!
 //! # Two servers
 //! The connection name (`CLIENT SETNAME`) says which jobs it owns. A server that finds another connection

@@ -204,9 +204,10 @@ fn launch(
         (Implementation::Ours, Some(port)) => launch_ours(arguments, environment, directory, port),
         // Not any port: one from the range of outgoing connections may be another's while the server restarts.
         (Implementation::Ours, None) => loop {
-            match launch_ours(arguments, environment, directory, free_port()) {
+            let port = free_port();
+            match launch_ours(arguments, environment, directory, port) {
                 // Between the choice of a port and the server's bind somebody else took it.
-                Err(why) if why.contains("the address is in use") => {}
+                Err(why) if why.contains(&format!(":{port}: the address is in use")) => {}
                 launched => return launched,
             }
         },

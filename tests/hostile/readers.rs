@@ -1,6 +1,6 @@
 //! Peers that ask and do not read: what waits for them is bounded, and so is how long it waits.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -217,6 +217,7 @@ fn send_until_taken(server: &Watched, mut peer: &TcpStream, kib: u64) {
     loop {
         match peer.write(&echo[sent..]) {
             Ok(size) => sent = (sent + size) % echo.len(),
+            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("cannot send: {error}"),
             Err(_) if server.grown_kib() > kib || began.elapsed() > DEADLINE => return,
             Err(_) => {}
         }

@@ -294,7 +294,7 @@ fn resident(server: &Server) -> usize {
 }
 
 #[test]
-fn thousands_who_do_not_answer_cost_two_seconds_and_little_memory() {
+fn thousands_who_do_not_answer_cost_one_round_and_little_memory() {
     const MANY: usize = 6000;
     let server = server(&[]);
     let _deaf: Vec<_> = (0..6)

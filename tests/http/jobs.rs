@@ -297,13 +297,13 @@ fn runs_that_came_to_nothing_are_told() {
     let server = server(&[]);
     let body = json!({"function": "retried", "workload": "", "background": true});
     let path = format!("{JOBS}/{}", post(&server, JOBS, &body).json()["handle"].as_str().unwrap());
-    assert_eq!(shown(&server, &path)["earlier_runs"], json!([]));
+    assert_eq!(shown(&server, &path)["failed_attempts"], json!([]));
     drop(grab(&server, "first", "0"));
     let mut second = grab(&server, "second", "0");
     second.send(packet::CANT_DO, b"retried");
     let third = grab(&server, "", "1");
     let runs = wait_for("three runs", || {
-        let runs = shown(&server, &path)["earlier_runs"].as_array().unwrap().clone();
+        let runs = shown(&server, &path)["failed_attempts"].as_array().unwrap().clone();
         (runs.len() == 3).then_some(runs)
     });
     let told: Vec<(&Value, &Value)> = runs.iter().map(|run| (&run["client_id"], &run["end"])).collect();
@@ -319,6 +319,6 @@ fn runs_that_came_to_nothing_are_told() {
     // What runs now is none of them, and lists have none.
     let _fourth = grab(&server, "fourth", "0");
     let job = shown(&server, &path);
-    assert_eq!((job["earlier_runs"].as_array().map(Vec::len), &job["attempts"]), (Some(3), &json!(3)), "{job}");
-    assert_eq!(shown(&server, JOBS)["jobs"][0].get("earlier_runs"), None);
+    assert_eq!((job["failed_attempts"].as_array().map(Vec::len), &job["attempts"]), (Some(3), &json!(3)), "{job}");
+    assert_eq!(shown(&server, JOBS)["jobs"][0].get("failed_attempts"), None);
 }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::times::Times;
 use super::{JobFilter, Page, Views, base64_of_no_text, function_id, lossy, worker_id};
-use crate::admin::view::{EarlierRunView, JobView, PreviewView, ProgressView};
+use crate::admin::view::{FailedAttemptView, JobView, PreviewView, ProgressView};
 use crate::job_server::{self, FailedAttempt, Found, JobKey, JobQuery, Now, RequeueReason, RunView, Stage, StageKind};
 use crate::protocol::FunctionName;
 use crate::store::preview::{PendingPreview, Preview};
@@ -117,8 +117,9 @@ impl Views {
             let is_elsewhere = job.workload.is_none() && preview > 0;
             let key =
                 || JobKey { number: job.handle.number, function: job.function.clone(), unique: job.unique.into() };
-            let earlier_runs = Some(job.failed_attempts.iter().map(|run| earlier_run_view(&times, run)).collect());
-            (JobView { earlier_runs, ..job_view(&times, &job, preview) }, is_elsewhere.then(key))
+            let failed_attempts =
+                Some(job.failed_attempts.iter().map(|run| failed_attempt_view(&times, run)).collect());
+            (JobView { failed_attempts, ..job_view(&times, &job, preview) }, is_elsewhere.then(key))
         })?;
         let workload = key.and_then(|key| self.hub.request_preview(key));
         Some(PendingJobView { view, workload, preview })
@@ -195,7 +196,7 @@ pub(super) fn job_view(times: &Times, job: &job_server::JobView<'_>, preview: us
             .filter(|run| run.denominator > 0)
             .map(|run| ProgressView { numerator: run.numerator, denominator: run.denominator }),
         clients: u64::from(job.clients),
-        earlier_runs: None,
+        failed_attempts: None,
         workload_bytes: job.workload.map(|workload| workload.len() as u64),
         preview: job
             .workload
@@ -204,8 +205,8 @@ pub(super) fn job_view(times: &Times, job: &job_server::JobView<'_>, preview: us
     }
 }
 
-fn earlier_run_view(times: &Times, run: &FailedAttempt) -> EarlierRunView {
-    EarlierRunView {
+fn failed_attempt_view(times: &Times, run: &FailedAttempt) -> FailedAttemptView {
+    FailedAttemptView {
         since_unix_ms: times.unix_ms(run.since_unix_ms),
         until_unix_ms: times.unix_ms(run.until_unix_ms),
         holder: worker_id(run.holder),

@@ -206,7 +206,7 @@ function steps(job, ended, endedAt) {
   const due = job.due_unix_s === null ? null : job.due_unix_s * 1000;
   const running = job.state === "running";
   const progress = job.progress;
-  const earlier = job.earlier_runs ?? [];
+  const earlier = job.failed_attempts ?? [];
   const forgotten = job.attempts - earlier.length;
   return [
     ["Submitted", job.submitted_unix_ms, job.submitted_unix_ms === null ? "time not known" : relative(job.submitted_unix_ms), "past"],

@@ -140,7 +140,10 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
     }
     check_owner(table)?;
     make_settings(connection, table).await?;
-    rename_quarantine(connection, table).await?;
+    if let Err(failed) = rename_quarantine(connection, table).await {
+        // The user may lack the privilege. Nothing but the quarantine needs it.
+        tracing::warn!("{}", failed.explain(&table.name, "cannot rename its quarantine table TABLE_set_aside"));
+    }
     let has_all = ADDED.iter().all(|(column, _)| table.columns.contains_key(*column));
     if check_format(connection, table).await? && has_all && !table.is_elsewhere {
         return Ok(());
@@ -246,7 +249,9 @@ async fn rename_quarantine(connection: &mut Conn, table: &Table) -> Result<(), F
         return Ok(());
     }
     let former = format!("`{}_set_aside`", table.bare.replace('`', "``"));
-    answer(connection.query_drop(format!("RENAME TABLE {former} TO {}", table.quarantine))).await
+    answer(connection.query_drop(format!("RENAME TABLE {former} TO {}", table.quarantine))).await?;
+    audit!("the table {former} was renamed to {}", table.quarantine);
+    Ok(())
 }
 
 /// Keeps other servers away as long as this connection lives. The previous connection is killed if it still

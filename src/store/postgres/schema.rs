@@ -161,8 +161,11 @@ async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Tabl
         convert(client, &mut table).await?;
     }
     make_settings(client, &table).await?;
-    rename_quarantine(client, &table).await?;
     answer(client.batch_execute("COMMIT")).await?;
+    if let Err(failed) = rename_quarantine(client, &table).await {
+        // The user may lack the privilege. Nothing but the quarantine needs it.
+        tracing::warn!("{}", failed.explain(&table.name, "cannot rename its quarantine table TABLE_set_aside"));
+    }
     if is_taken_over {
         audit!("the table {} of C++ gearmand was taken over", table.name);
     }
@@ -270,6 +273,7 @@ async fn rename_quarantine(client: &Client, table: &Table) -> Result<(), Failed>
     if row.try_get(0)? {
         let name = quoted(&format!("{relation}_quarantine"));
         answer(client.batch_execute(&format!("ALTER TABLE {former} RENAME TO {name}"))).await?;
+        audit!("the table {former} was renamed to {}", table.quarantine);
     }
     Ok(())
 }

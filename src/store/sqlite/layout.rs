@@ -196,7 +196,7 @@ pub(super) fn prepare(
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(CREATE_META)?;
     transaction.execute_batch(CREATE_SETTINGS)?;
-    rename_quarantine(&transaction)?;
+    let is_renamed = rename_quarantine(&transaction)?;
     let found = Found::read(&transaction, queue)?;
     match found.form {
         Form::Missing => create(&transaction, queue)?,
@@ -218,6 +218,9 @@ pub(super) fn prepare(
     }
     let sql = Found::read(&transaction, queue)?.sql(queue);
     transaction.commit()?;
+    if is_renamed {
+        audit!("the table gearman_set_aside was renamed to gearman_quarantine");
+    }
     if found.form == Form::Cpp {
         let key = if keep_primary_key { "stays" } else { "was removed; --sqlite-keep-primary-key would keep it" };
         audit!("{queue} of C++ gearmand was taken over; its primary key {key}");
@@ -225,16 +228,18 @@ pub(super) fn prepare(
     Ok(sql)
 }
 
-/// Renames the quarantine table of earlier versions and its column, unless the new name is taken.
-fn rename_quarantine(transaction: &Transaction<'_>) -> Result<(), rusqlite::Error> {
+/// Renames the quarantine table of earlier versions and its column, unless the new name is taken. Returns
+/// whether there was one.
+fn rename_quarantine(transaction: &Transaction<'_>) -> Result<bool, rusqlite::Error> {
     let mut table = transaction.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?;
-    if table.exists(["gearman_set_aside"])? && !table.exists(["gearman_quarantine"])? {
+    let is_there = table.exists(["gearman_set_aside"])? && !table.exists(["gearman_quarantine"])?;
+    if is_there {
         transaction.execute_batch(
             "ALTER TABLE gearman_set_aside RENAME TO gearman_quarantine; \
              ALTER TABLE gearman_quarantine RENAME COLUMN set_aside TO quarantined",
         )?;
     }
-    Ok(())
+    Ok(is_there)
 }
 
 /// Renumbers rows of other programs whose numbers are not valid job numbers, or so high that hardly any
