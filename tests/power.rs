@@ -138,6 +138,49 @@ fn a_power_cut_while_zeros_are_written_behind_the_log_loses_no_acknowledged_job(
     assert_nothing_lost(seed, &trace, &conversation, &shim.database(), &moments, &mut random);
 }
 
+/// A checkpoint has copied the log into the database and truncated it. If the power fails before the truncation is on
+/// the disk, the log of before is there: as a whole, or not at all. A part of it would undo what came after that part.
+#[test]
+fn a_power_cut_after_the_log_was_truncated_leaves_no_part_of_it() {
+    const CUTS_AT_EACH: usize = 30;
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let shim = Shim::new();
+    let serials = Serials::new();
+    let mut server = start(&shim, &[], &[]);
+    for _ in 0..3 {
+        run(&server, Load { ended: 20, ..SMALL }, &serials, &mut random);
+        server.kill();
+        server.restart();
+    }
+    server.terminate();
+    let trace = shim.trace();
+    let conversation = Conversation::read(&trace);
+    let moments = while_truncated(&trace);
+    println!("{} moments after a truncation, {} records", moments.len(), trace.records.len());
+    assert!(moments.len() >= 6, "the log was not truncated");
+    let moments: Vec<usize> = moments.iter().flat_map(|moment| [*moment; CUTS_AT_EACH]).collect();
+    assert_nothing_lost(seed, &trace, &conversation, &shim.database(), &moments, &mut random);
+}
+
+/// The changes of a log from after its truncation to its next sync.
+fn while_truncated(trace: &Trace) -> Vec<usize> {
+    let mut truncated = None;
+    let mut moments = Vec::new();
+    for (index, record) in trace.records.iter().enumerate() {
+        match record.kind {
+            Kind::Resized if record.offset == 0 => truncated = Some(record.inode),
+            Kind::Synced if truncated == Some(record.inode) => {
+                moments.push(index);
+                truncated = None;
+            }
+            Kind::Written if truncated == Some(record.inode) => moments.push(index + 1),
+            _ => {}
+        }
+    }
+    moments
+}
+
 /// Before and after each write of zeros, their sync, and the changes after that.
 fn around_zeros(trace: &Trace) -> Vec<usize> {
     const CHANGES: usize = 6;

@@ -14,6 +14,11 @@
 //! inode: whatever another program writes or truncates at the same time, they never overwrite its frames.
 //! Closing the descriptor releases no SQLite locks, since SQLite locks the index and the database, but not
 //! the WAL itself.
+//!
+//! A checkpoint may have truncated the WAL, and the disk may still have the log of before. Zeros in its place
+//! would cut that log in two, and recovery after a power failure would apply the first part to a database
+//! that has all of it: it would undo later changes of some pages and not of others. So the truncation is
+//! synced first, as SQLite syncs a new WAL header before it writes frames behind it.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
@@ -87,7 +92,7 @@ impl SqliteStore {
     }
 }
 
-/// Appends `count` zeros to the file and syncs it, if it is still the same file and has at least `length`
+/// Syncs the file, appends `count` zeros and syncs it again, if it is still the same file and has at least `length`
 /// bytes. A shorter file was truncated, and zeros would hide that. Returns whether the zeros were written. If
 /// the disk has no room for them or rejects them, nothing is lost.
 ///
@@ -99,6 +104,7 @@ fn append_zeros(path: &Path, identity: (u64, u64), length: u64, count: u64) -> R
     if !file.metadata().is_ok_and(is_same) {
         return Ok(false);
     }
+    file.sync_data()?;
     let is_written = write_zeros(&mut file, count).is_ok();
     file.sync_data()?;
     Ok(is_written)
