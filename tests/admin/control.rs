@@ -125,7 +125,7 @@ fn names_are_typed_as_they_are_shown() {
     let functions = wire.text("show functions");
     assert_eq!(functions.lines().count(), 7, "none is new: {functions}");
     assert_eq!(wire.text_answer("disable client:my\\x20id a\\x20space"), "OK 1\r\n");
-    assert_eq!(wire.text("show rules"), "# who\tfunction\thow\tworkers\nclient:my\\x20id\ta space\tdisabled\t1\n.\n");
+    assert_eq!(wire.text("show rules"), "# who\tfunction\tmode\tworkers\nclient:my\\x20id\ta space\tdisabled\t1\n.\n");
 }
 
 /// Names of PHP classes and of Windows accounts: what is shown means what it is shown of, in C++ gearmand's listings too.
@@ -291,7 +291,7 @@ fn a_host_is_an_address_however_it_is_written() {
     for host in ["::1", "[::1]", "0:0:0:0:0:0:0:1"] {
         assert_eq!(wire.text_answer(&format!("drain host:{host}")), "OK 0\r\n", "{host}");
     }
-    let rules = "# who\tfunction\thow\tworkers\nhost:127.0.0.1\t-\tdisabled\t1\nhost:::1\t-\tdraining\t0\n.\n";
+    let rules = "# who\tfunction\tmode\tworkers\nhost:127.0.0.1\t-\tdisabled\t1\nhost:::1\t-\tdraining\t0\n.\n";
     assert_eq!(wire.text("show rules"), rules);
     assert_eq!(wire.text_answer("enable host:[::1]"), "OK 0\r\n");
     assert_eq!(wire.text_answer("enable host:::ffff:127.0.0.1"), "OK 1\r\n");

@@ -53,7 +53,7 @@ fn mistakes_in_gearmands_format_name_file_line_and_remedy() {
 #[test]
 fn toml_is_read_by_extension_or_by_look() {
     let text = "# comment\n[keepalive]\nidle = 33\n[log]\nfile = 'stderr'\nformat = \"json\"\n[max]\npacket_size = '1k'\n\
-        text-line = 1_024\n";
+        admin-line = 1_024\n";
     for name in ["gearmand.toml", "gearmand.conf"] {
         let config = World::new(&[]).file(name, text).config();
         assert_eq!(config.network.keepalive_idle, Some(Duration::from_secs(33)));

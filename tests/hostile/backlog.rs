@@ -42,9 +42,9 @@ impl Size {
 pub(crate) fn in_memory() {
     let size = Size::new(5_000_000, 100_000);
     let server = Watched::start(&[]);
-    fill_and_empty(server.addr(), &size);
-    // Tables are small again, but not as small as in the beginning.
-    server.assert_recovered(RETAINED_KIB + HEAP_KIB);
+    // Tables are small again, but not as small as in the beginning; what lies free between them is not given back
+    // while it is little.
+    server.assert_nothing_adds_up(RETAINED_KIB + 3 * HEAP_KIB, || fill_and_empty(server.addr(), &size));
 }
 
 /// In a file, where removals are written as well.
