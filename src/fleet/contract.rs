@@ -105,42 +105,9 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// Answer to `setId`.
+/// Identity of a worker: the fields that its answers to `setId` and `status` begin with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Introduction {
-    /// True.
-    pub ok: bool,
-    /// [`CONTRACT`].
-    #[serde(default, deserialize_with = "lenient::small")]
-    pub contract: u32,
-    /// Its new id.
-    pub id: WorkerId,
-    /// Its fleet.
-    #[serde(default = "default_fleet", deserialize_with = "fleet")]
-    pub fleet: String,
-    /// Host name.
-    #[serde(default, deserialize_with = "lenient::text")]
-    pub host: String,
-    /// Process id.
-    #[serde(default, deserialize_with = "lenient::whole")]
-    pub pid: u64,
-    /// Implementation language.
-    #[serde(default, deserialize_with = "lenient::text")]
-    pub language: String,
-    /// Version of its own code.
-    #[serde(default, deserialize_with = "lenient::text")]
-    pub version: String,
-    /// Start time, in seconds since 1970.
-    #[serde(default, deserialize_with = "lenient::fraction")]
-    pub started: f64,
-    /// All functions that it can run.
-    #[serde(default, deserialize_with = "lenient::texts::<_, FUNCTIONS_MAX>")]
-    pub functions: Vec<String>,
-}
-
-/// Answer to the verb `status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct Identity {
     /// True.
     pub ok: bool,
     /// [`CONTRACT`].
@@ -166,6 +133,33 @@ pub struct Status {
     /// Start time, in seconds since 1970.
     #[serde(default, deserialize_with = "lenient::fraction")]
     pub started: f64,
+}
+
+/// Answer to `setId`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// The worker, with its new id.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// All functions that it can run.
+    #[serde(default, deserialize_with = "lenient::texts::<_, FUNCTIONS_MAX>")]
+    pub functions: Vec<String>,
+}
+
+/// Answer to the verb `status`. [`Status::read`] parses it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The worker.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// Its activity.
+    #[serde(flatten)]
+    pub activity: Activity,
+}
+
+/// Activity of a worker: the fields of its status that change while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Activity {
     /// Time since its start, in seconds.
     #[serde(default, deserialize_with = "lenient::fraction")]
     pub uptime: f64,
@@ -207,29 +201,42 @@ pub struct Run {
 }
 
 impl Status {
+    /// Parses a worker's answer.
+    ///
+    /// Each part is read on its own. Read together, `flatten` would first store the whole answer, with all
+    /// fields that are unknown here, in many times its size.
+    ///
+    /// # Errors
+    /// The worker's reason for a refusal, or why the answer is invalid.
+    pub fn read(answer: &[u8]) -> Result<Self, String> {
+        Ok(Self { identity: read_answer(answer)?, activity: read_answer(answer)? })
+    }
+
     /// Enforces the limits: truncates texts, and drops invalid function names.
     #[must_use]
     pub fn bounded(mut self) -> Self {
+        let identity = &mut self.identity;
         for (text, most) in [
-            (&mut self.fleet, NAME_MAX),
-            (&mut self.host, NAME_MAX),
-            (&mut self.language, NAME_MAX),
-            (&mut self.version, VERSION_MAX),
+            (&mut identity.fleet, NAME_MAX),
+            (&mut identity.host, NAME_MAX),
+            (&mut identity.language, NAME_MAX),
+            (&mut identity.version, VERSION_MAX),
         ] {
             cut(text, most);
         }
-        for names in [&mut self.in_use, &mut self.not_in_use] {
+        let activity = &mut self.activity;
+        for names in [&mut activity.in_use, &mut activity.not_in_use] {
             names.retain(|name| is_function(name));
             names.truncate(FUNCTIONS_MAX);
         }
-        for counts in [&mut self.count, &mut self.failures] {
+        for counts in [&mut activity.count, &mut activity.failures] {
             counts.retain(|name, _| is_function(name));
             while counts.len() > FUNCTIONS_MAX {
                 counts.pop_last();
             }
         }
-        self.running.truncate(RUNS_MAX);
-        for run in &mut self.running {
+        activity.running.truncate(RUNS_MAX);
+        for run in &mut activity.running {
             cut(&mut run.function, FUNCTION_MAX);
             cut(&mut run.handle, HANDLE_MAX);
         }
@@ -411,15 +418,34 @@ mod tests {
     #[test]
     fn an_answer_is_read_or_says_what_is_wrong() {
         let status = br#"{"ok": true, "id": "a", "functionInUse": ["f"], "state": "leaving", "new": 1}"#;
-        let status: Status = read_answer(status).unwrap();
+        let Status { identity, activity } = Status::read(status).unwrap();
         assert_eq!(
-            (status.in_use, status.state, status.fleet),
+            (activity.in_use, activity.state, identity.fleet),
             (vec!["f".to_owned()], WorkerState::Leaving, "default".to_owned())
         );
-        assert_eq!(read_answer::<Status>(br#"{"ok": false, "error": "no verb"}"#), Err("no verb".to_owned()));
+        assert_eq!(Status::read(br#"{"ok": false, "error": "no verb"}"#), Err("no verb".to_owned()));
         for strange in ["", "[]", "{}", "{\"ok\": 1}", "{\"ok\": true}", "{\"ok\": true, \"id\": \"a b\"}"] {
-            assert!(read_answer::<Status>(strange.as_bytes()).is_err(), "{strange}");
+            assert!(Status::read(strange.as_bytes()).is_err(), "{strange}");
         }
+    }
+
+    #[test]
+    fn an_answer_has_its_fields_in_the_order_of_the_contract() {
+        let head = concat!(
+            r#"{"ok":true,"contract":1,"id":"a","fleet":"web","host":"h","pid":7,"language":"php","version":"2","#,
+            r#""started":1.5,"#
+        );
+        let introduction = format!(r#"{head}"functions":["f","g"]}}"#);
+        let read: Introduction = read_answer(introduction.as_bytes()).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), introduction);
+        let status = format!(
+            "{head}{}{}",
+            r#""uptime":0.5,"state":"working","functionInUse":["f"],"functionNotUse":["g"],"count":{"f":3},"#,
+            r#""failures":{},"running":[{"function":"f","handle":"H:1","since":2.5}],"memory":9}"#
+        );
+        let read = Status::read(status.as_bytes()).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), status);
+        assert_eq!(serde_json::from_str::<Status>(&status).unwrap(), read);
     }
 
     #[test]
@@ -434,9 +460,10 @@ mod tests {
     fn what_is_harmless_in_a_status_is_taken_for_what_was_meant() {
         let said = |more: &str| {
             let answer = format!(r#"{{"ok": true, "id": "a", {more}}}"#);
-            read_answer::<Status>(answer.as_bytes()).unwrap_or_else(|error| panic!("{more}: {error}"))
+            Status::read(answer.as_bytes()).unwrap_or_else(|error| panic!("{more}: {error}"))
         };
         let none = said(r#""contract": null"#);
+        let Status { identity, activity } = none.clone();
         for (more, expected) in [
             (r#""count": [], "failures": [1], "running": {}, "functionInUse": {}"#, none.clone()),
             (r#""count": null, "failures": null, "running": null, "functionNotUse": null"#, none.clone()),
@@ -444,14 +471,20 @@ mod tests {
             (r#""state": "dozing", "fleet": null, "host": null, "version": false"#, none.clone()),
             (
                 r#""memory": 1.0, "pid": "4711", "started": "2.5", "version": 2, "contract": 1.0"#,
-                Status { memory: 1, pid: 4711, started: 2.5, version: "2".to_owned(), contract: 1, ..none.clone() },
+                Status {
+                    identity: Identity { pid: 4711, started: 2.5, version: "2".to_owned(), contract: 1, ..identity },
+                    activity: Activity { memory: 1, ..activity.clone() },
+                },
             ),
             (
                 r#""memory": 1e300, "functionInUse": {"0": "f", "2": 7}, "count": {"f": 2.0, "g": null}"#,
                 Status {
-                    memory: u64::MAX,
-                    in_use: vec!["f".to_owned(), "7".to_owned()],
-                    count: BTreeMap::from([("f".to_owned(), 2), ("g".to_owned(), 0)]),
+                    activity: Activity {
+                        memory: u64::MAX,
+                        in_use: vec!["f".to_owned(), "7".to_owned()],
+                        count: BTreeMap::from([("f".to_owned(), 2), ("g".to_owned(), 0)]),
+                        ..activity
+                    },
                     ..none.clone()
                 },
             ),
@@ -460,15 +493,12 @@ mod tests {
         }
         for senseless in [r#""count": "many""#, r#""functionInUse": "f""#, r#""running": [1]"#, r#""pid": {}"#] {
             let answer = format!(r#"{{"ok": true, "id": "a", {senseless}}}"#);
-            assert!(
-                read_answer::<Status>(answer.as_bytes()).unwrap_err().starts_with("invalid answer: "),
-                "{senseless}"
-            );
+            assert!(Status::read(answer.as_bytes()).unwrap_err().starts_with("invalid answer: "), "{senseless}");
         }
         let introduction: Introduction =
             read_answer(br#"{"ok": true, "id": "a", "pid": 1.0, "functions": {}, "started": null}"#).unwrap();
-        assert_eq!((introduction.pid, introduction.functions), (1, Vec::<String>::new()));
-        assert_eq!(read_answer::<Status>(br#"{"ok": false, "error": null}"#), Err(String::new()));
+        assert_eq!((introduction.identity.pid, introduction.functions), (1, Vec::<String>::new()));
+        assert_eq!(Status::read(br#"{"ok": false, "error": null}"#), Err(String::new()));
     }
 
     #[test]
@@ -479,11 +509,11 @@ mod tests {
             "ok": true, "id": "a", "host": long, "version": long, "functionInUse": ["", "f", "x".repeat(513), "a\0b"],
             "functionNotUse": many, "count": {"": 1, "f": 2}, "running": vec![serde_json::json!({"handle": long}); 100],
         });
-        let status = read_answer::<Status>(status.to_string().as_bytes()).unwrap().bounded();
-        assert_eq!((status.host, status.version), ("\u{e4}".repeat(32), "\u{e4}".repeat(128)));
-        assert_eq!((status.in_use, status.not_in_use.len()), (vec!["f".to_owned()], FUNCTIONS_MAX));
-        assert_eq!(status.count, BTreeMap::from([("f".to_owned(), 2)]));
-        assert_eq!((status.running.len(), status.running[0].handle.len()), (RUNS_MAX, 512));
+        let Status { identity, activity } = Status::read(status.to_string().as_bytes()).unwrap().bounded();
+        assert_eq!((identity.host, identity.version), ("\u{e4}".repeat(32), "\u{e4}".repeat(128)));
+        assert_eq!((activity.in_use, activity.not_in_use.len()), (vec!["f".to_owned()], FUNCTIONS_MAX));
+        assert_eq!(activity.count, BTreeMap::from([("f".to_owned(), 2)]));
+        assert_eq!((activity.running.len(), activity.running[0].handle.len()), (RUNS_MAX, 512));
         let mut whole = "v".repeat(VERSION_MAX);
         cut(&mut whole, VERSION_MAX);
         assert_eq!(whole.len(), VERSION_MAX);

@@ -15,4 +15,4 @@ pub mod reconcile;
 pub mod report;
 mod time;
 
-pub use contract::{Introduction, Refusal, Request, Run, Status, Verb, WorkerId, WorkerState};
+pub use contract::{Activity, Identity, Introduction, Refusal, Request, Run, Status, Verb, WorkerId, WorkerState};

@@ -269,7 +269,7 @@ mod tests {
         let answer = br#"{"ok": true, "pid": 1, "workers": [{"ok": true, "id": "a", "host": "h", "silent": 2,
             "count": [], "memory": 1.0}]}"#;
         let report = read_report::<WorkerReport>(answer).unwrap();
-        assert_eq!((report.workers[0].status.memory, report.workers[0].silent), (1, 2.0));
+        assert_eq!((report.workers[0].status.activity.memory, report.workers[0].silent), (1, 2.0));
         let again = serde_json::to_vec(&report).unwrap();
         assert_eq!(read_report::<WorkerReport>(&again).unwrap(), report);
         let member = &read_report::<MemberReport>(answer).unwrap().workers[0];

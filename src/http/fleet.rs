@@ -27,7 +27,7 @@ use super::Interface;
 use super::answer::{ApiError, ChunkedBody, PIECE, with_type};
 use super::budget::{SMALL, Share};
 use super::routes::RequestContext;
-use crate::fleet::contract::{ANSWER_MAX, FLEET, SET_ID, Status, Verb, WorkerId, fleet_of_function, read_answer};
+use crate::fleet::contract::{ANSWER_MAX, FLEET, SET_ID, Status, Verb, WorkerId, fleet_of_function};
 use crate::fleet::report::{MonitorCommand, REPORT_MAX, Report, read_report};
 use crate::stats::Stats;
 
@@ -219,9 +219,10 @@ impl Said {
 
 /// Converts a worker's status to JSON.
 fn worker(id: &WorkerId, answer: &[u8], now_unix_s: f64) -> Result<Vec<u8>, String> {
-    let status: Status = read_answer(answer)?;
-    if status.id != *id {
-        return Err(format!("it reports a different id: {}", status.id));
+    let status = Status::read(answer)?;
+    let reported = &status.identity.id;
+    if reported != id {
+        return Err(format!("it reports a different id: {reported}"));
     }
     Ok(to_json(&WorkerView::new(status, now_unix_s)))
 }

@@ -9,7 +9,8 @@ use super::news::{News, Trouble};
 use super::server::{Functions, Server};
 use crate::client::address::ServerAddress;
 use crate::fleet::contract::{
-    FLEET, Introduction, Request, SET_ID, Status, Verb, WorkerId, WorkerState, belongs_to_contract, cut, read_answer,
+    FLEET, Identity, Introduction, Request, SET_ID, Status, Verb, WorkerId, WorkerState, belongs_to_contract, cut,
+    read_answer,
 };
 use crate::fleet::reconcile::{Observed, Queue, Worker};
 
@@ -204,15 +205,16 @@ impl Membership {
         for id in gone {
             let was_told = self.dismissed.remove(&id);
             if let Some(member) = self.members.remove(&id) {
-                let host = member.status.host;
+                let Status { identity, activity } = member.status;
+                let host = identity.host;
                 if self.left.len() < LEFT_MAX {
                     self.left.insert(host.clone(), (Instant::now(), false));
                 }
-                news.push(News::Gone(id, host, was_told || member.status.state == WorkerState::Leaving));
+                news.push(News::Gone(id, host, was_told || activity.state == WorkerState::Leaving));
             }
         }
         for member in self.members.values() {
-            self.left.remove(&member.status.host);
+            self.left.remove(&member.status.identity.host);
         }
         Ok(news)
     }
@@ -249,8 +251,9 @@ impl Membership {
             {
                 let Ok(introduction) = read_answer::<Introduction>(&answer) else { continue };
                 answered += 1;
-                if introduction.fleet == self.fleet {
-                    named.insert(introduction.id);
+                let Identity { id, fleet, .. } = introduction.identity;
+                if fleet == self.fleet {
+                    named.insert(id);
                 }
             }
         }
@@ -342,11 +345,11 @@ impl Membership {
             asked.iter().map(|(id, server)| (*server, job_request(id, &status))).chain(twice).collect();
         let answers = self.ask(&requests, limit).await;
         for ((id, _), answer) in asked.iter().chain(duplicate_ids).zip(&answers) {
-            let status = answer.as_ref().ok().and_then(|answer| read_answer::<Status>(answer).ok());
+            let status = answer.as_ref().ok().and_then(|answer| Status::read(answer).ok());
             let status = status.filter(|_| self.duplicate_ids.contains_key(id)).map(Status::bounded);
             let processes = status.as_ref().map(|_| self.processes.entry(id.clone()).or_default());
             if let (Some(status), Some(processes)) = (status, processes.filter(|known| known.len() < PROCESSES_MAX)) {
-                processes.insert((status.host, status.pid));
+                processes.insert((status.identity.host, status.identity.pid));
             }
         }
         let mut ended = Vec::new();
@@ -356,10 +359,10 @@ impl Membership {
                 continue;
             }
             let answer = answer.map_err(|why| why.to_string());
-            match answer.and_then(|answer| read_answer::<Status>(&answer)).and_then(|status| of_worker(status, &id)) {
-                Ok(status) if status.fleet != self.fleet => {
+            match answer.and_then(|answer| Status::read(&answer)).and_then(|status| of_worker(status, &id)) {
+                Ok(status) if status.identity.fleet != self.fleet => {
                     self.unresponsive.remove(&id);
-                    self.other_fleets.insert(id, status.fleet);
+                    self.other_fleets.insert(id, status.identity.fleet);
                 }
                 Ok(status) => {
                     self.unresponsive.remove(&id);
@@ -533,15 +536,15 @@ impl Member {
     }
 
     fn seen(&self) -> Worker {
-        let status = &self.status;
+        let Status { identity, activity } = &self.status;
         Worker {
-            host: status.host.clone(),
-            language: status.language.clone(),
-            version: status.version.clone(),
-            in_use: status.in_use.iter().cloned().collect(),
-            not_in_use: status.not_in_use.iter().cloned().collect(),
-            running: status.running.iter().map(|run| run.function.clone()).collect(),
-            is_leaving: status.state == WorkerState::Leaving,
+            host: identity.host.clone(),
+            language: identity.language.clone(),
+            version: identity.version.clone(),
+            in_use: activity.in_use.iter().cloned().collect(),
+            not_in_use: activity.not_in_use.iter().cloned().collect(),
+            running: activity.running.iter().map(|run| run.function.clone()).collect(),
+            is_leaving: activity.state == WorkerState::Leaving,
             silent_ms: milliseconds(self.silence()),
         }
     }
@@ -558,12 +561,13 @@ fn job_request(id: &WorkerId, request: &Request) -> JobRequest {
 
 /// Accepts a status only if it is from the requested worker; limits its contents.
 fn of_worker(status: Status, id: &WorkerId) -> Result<Status, String> {
-    if status.id != *id {
-        return Err(format!("answered with another id, {}", status.id));
+    if status.identity.id != *id {
+        return Err(format!("answered with another id, {}", status.identity.id));
     }
     let mut status = status.bounded();
-    if status.host.is_empty() {
-        "unknown".clone_into(&mut status.host);
+    let host = &mut status.identity.host;
+    if host.is_empty() {
+        "unknown".clone_into(host);
     }
     Ok(status)
 }

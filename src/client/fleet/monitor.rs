@@ -8,7 +8,7 @@ use super::membership::Membership;
 use super::news::{News, Trouble};
 use crate::client::listing::printable;
 use crate::client::{host_name, tell};
-use crate::fleet::contract::{Request, Verb, WorkerId, check_name, cut};
+use crate::fleet::contract::{Identity, Request, Verb, WorkerId, check_name, cut};
 use crate::fleet::desired::Desired;
 use crate::fleet::reconcile::{Action, Decision, Memory, Plan, dry_run, reconcile};
 use crate::fleet::report::{Event, FunctionReport, MonitorCommand, Report, WorkerReport};
@@ -182,7 +182,7 @@ impl Monitor {
     }
 
     fn host_of(&self, id: &WorkerId) -> &str {
-        self.membership.members.get(id).map_or("an unknown host", |member| member.status.host.as_str())
+        self.membership.members.get(id).map_or("an unknown host", |member| member.status.identity.host.as_str())
     }
 
     /// Describes an action in words.
@@ -203,8 +203,7 @@ impl Monitor {
         match news {
             News::Found(id, is_new) => {
                 let Some(member) = self.membership.members.get(&id) else { return };
-                let status = &member.status;
-                let (host, pid, language, version) = (&status.host, status.pid, &status.language, &status.version);
+                let Identity { host, pid, language, version, .. } = &member.status.identity;
                 let what = format!("found worker {id} on {host}, process {pid}, {language}, version {version}");
                 self.note(&what, if is_new { "new id assigned" } else { "it already had an id" }, None);
             }
@@ -262,7 +261,7 @@ impl Monitor {
             MonitorCommand::Roll { host } => {
                 let members = self.membership.members.iter();
                 let ids: BTreeSet<WorkerId> = members
-                    .filter(|(_, member)| host.as_ref().is_none_or(|host| member.status.host == *host))
+                    .filter(|(_, member)| host.as_ref().is_none_or(|host| member.status.identity.host == *host))
                     .map(|(id, _)| id.clone())
                     .collect();
                 if let Some(host) = host.filter(|_| ids.is_empty()) {
@@ -308,7 +307,7 @@ impl Monitor {
     }
 
     fn count_on(&self, host: &str) -> usize {
-        self.membership.members.values().filter(|member| member.status.host == host).count()
+        self.membership.members.values().filter(|member| member.status.identity.host == host).count()
     }
 
     /// Reads the desired state again, since another monitor may have changed it.
@@ -331,7 +330,7 @@ impl Monitor {
         }
         if !desired.functions.is_empty() {
             let mut others: BTreeMap<&String, usize> = BTreeMap::new();
-            for function in self.membership.members.values().flat_map(|member| &member.status.in_use) {
+            for function in self.membership.members.values().flat_map(|member| &member.status.activity.in_use) {
                 if !desired.functions.contains_key(function) {
                     *others.entry(function).or_default() += 1;
                 }

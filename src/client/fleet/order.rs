@@ -100,7 +100,9 @@ impl Order {
             }
             since = report.events.last().map_or(since, |event| event.at.max(since));
             let is_done = match command {
-                MonitorCommand::Stop { host } => report.workers.iter().all(|worker| worker.status.host != *host),
+                MonitorCommand::Stop { host } => {
+                    report.workers.iter().all(|worker| worker.status.identity.host != *host)
+                }
                 MonitorCommand::Start { .. } | MonitorCommand::Status => true,
                 MonitorCommand::Apply { .. } => report.settled,
                 MonitorCommand::Roll { .. } => report.settled && report.outdated == 0,
@@ -121,8 +123,9 @@ impl Order {
         let mut has_found = false;
         loop {
             self.monitor.membership.refresh(false, limit).await.map_err(ToolError::Unreachable)?;
-            let there = self.monitor.membership.members.iter().filter(|(_, member)| member.status.host == host);
-            let stays = |status: &Status| status.state != WorkerState::Leaving;
+            let there =
+                self.monitor.membership.members.iter().filter(|(_, member)| member.status.identity.host == host);
+            let stays = |status: &Status| status.activity.state != WorkerState::Leaving;
             let count = there.clone().count();
             let ids: Vec<WorkerId> =
                 there.filter(|(_, member)| stays(&member.status)).map(|(id, _)| id.clone()).collect();

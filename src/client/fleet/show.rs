@@ -10,6 +10,7 @@ use super::monitor::Monitor;
 use crate::client::format::{duration, size};
 use crate::client::listing::{aligned_within, harmless_json, printable};
 use crate::client::{EXIT_FAILED, ToolError, tell, terminal};
+use crate::fleet::contract::{Identity, Status};
 use crate::fleet::report::{Report, WorkerReport};
 
 /// Number of past actions in the table.
@@ -110,25 +111,28 @@ fn workers(report: &Report) -> String {
     ];
     let mut rows = vec![names.map(str::to_owned).to_vec()];
     let mut workers: Vec<&WorkerReport> = report.workers.iter().collect();
-    workers.sort_by(|one, other| (&one.status.host, &one.status.id).cmp(&(&other.status.host, &other.status.id)));
+    workers.sort_by_key(|worker| {
+        let Identity { host, id, .. } = &worker.status.identity;
+        (host, id)
+    });
     let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { printable(&names.join(",")) };
     for worker in workers {
-        let status = &worker.status;
+        let Status { identity, activity } = &worker.status;
         rows.push(vec![
-            printable(&status.host),
-            status.id.to_string(),
-            status.pid.to_string(),
-            printable(&status.language),
-            printable(&status.version),
+            printable(&identity.host),
+            identity.id.to_string(),
+            identity.pid.to_string(),
+            printable(&identity.language),
+            printable(&identity.version),
             state(worker),
-            list(&status.in_use),
-            list(&status.not_in_use),
-            status.count.values().fold(0u64, |sum, count| sum.saturating_add(*count)).to_string(),
-            status.failures.values().fold(0u64, |sum, count| sum.saturating_add(*count)).to_string(),
+            list(&activity.in_use),
+            list(&activity.not_in_use),
+            activity.count.values().fold(0u64, |sum, count| sum.saturating_add(*count)).to_string(),
+            activity.failures.values().fold(0u64, |sum, count| sum.saturating_add(*count)).to_string(),
             // An f64 is precise enough for an amount of memory.
             #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
-            size(status.memory as f64),
-            duration(status.uptime.max(0.0)),
+            size(activity.memory as f64),
+            duration(activity.uptime.max(0.0)),
         ]);
     }
     let to_right = [false, false, true, false, false, false, false, false, true, true, true, true];
@@ -136,7 +140,7 @@ fn workers(report: &Report) -> String {
 }
 
 fn state(worker: &WorkerReport) -> String {
-    let state = worker.status.state.as_str();
+    let state = worker.status.activity.state.as_str();
     if worker.silent > 0.0 {
         format!("silent for {}", duration(worker.silent))
     } else if worker.outdated {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::memory;
 use super::settings::{Function, Settings};
 use super::supervisor_ipc::SupervisorHandle;
-use crate::fleet::contract::{CONTRACT, Introduction, Run, Status, WorkerId, WorkerState};
+use crate::fleet::contract::{Activity, CONTRACT, Identity, Introduction, Run, Status, WorkerId, WorkerState};
 
 /// Implementation language, as reported to the monitor.
 pub(super) const LANGUAGE: &str = "rust";
@@ -216,15 +216,7 @@ impl Managed {
         match earlier {
             Some(earlier) => Err(earlier),
             None => Ok(Introduction {
-                ok: true,
-                contract: CONTRACT,
-                id,
-                fleet: self.settings.fleet.clone(),
-                host: self.settings.host.clone(),
-                pid: u64::from(std::process::id()),
-                language: LANGUAGE.to_owned(),
-                version: self.version(),
-                started: seconds(self.started),
+                identity: self.identity(id),
                 functions: self.settings.functions.iter().map(|function| function.name.clone()).collect(),
             }),
         }
@@ -277,17 +269,9 @@ impl Managed {
         Ok(version)
     }
 
-    /// Status for the monitor.
-    pub(super) fn status(&self, id: WorkerId) -> Status {
-        let memory = memory::with_children();
-        let (in_use, not_in_use) = self.functions();
-        let counters = self.counters();
-        let state = match (&counters.end, &counters.run) {
-            (Some(_), _) => WorkerState::Leaving,
-            (None, Some(_)) => WorkerState::Working,
-            (None, None) => WorkerState::Idle,
-        };
-        Status {
+    /// Identity of the worker, with this id.
+    fn identity(&self, id: WorkerId) -> Identity {
+        Identity {
             ok: true,
             contract: CONTRACT,
             id,
@@ -295,8 +279,23 @@ impl Managed {
             host: self.settings.host.clone(),
             pid: u64::from(std::process::id()),
             language: LANGUAGE.to_owned(),
-            version: counters.version.clone(),
+            version: self.version(),
             started: seconds(self.started),
+        }
+    }
+
+    /// Status for the monitor.
+    pub(super) fn status(&self, id: WorkerId) -> Status {
+        let memory = memory::with_children();
+        let identity = self.identity(id);
+        let (in_use, not_in_use) = self.functions();
+        let counters = self.counters();
+        let state = match (&counters.end, &counters.run) {
+            (Some(_), _) => WorkerState::Leaving,
+            (None, Some(_)) => WorkerState::Working,
+            (None, None) => WorkerState::Idle,
+        };
+        let activity = Activity {
             uptime: self.begin.elapsed().as_secs_f64(),
             state,
             in_use,
@@ -305,7 +304,8 @@ impl Managed {
             failures: counters.failures.clone(),
             running: counters.run.iter().cloned().collect(),
             memory,
-        }
+        };
+        Status { identity, activity }
     }
 }
 
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn an_id_is_given_once() {
         let worker = worker(&["-f", "f=cat"]);
-        assert_eq!(worker.name(id("a")).unwrap().id, id("a"));
+        assert_eq!(worker.name(id("a")).unwrap().identity.id, id("a"));
         assert_eq!(worker.name(id("b")), Err(id("a")));
         assert_eq!(worker.wanted.borrow().id, Some(id("a")));
     }
@@ -362,13 +362,13 @@ mod tests {
         let worker = worker(&["-f", "f=cat", "--max-jobs", "2"]);
         for (failed, leaves) in [(Some(true), false), (None, false), (Some(false), true)] {
             worker.begin_run("f", b"H:1");
-            assert_eq!(worker.status(id("a")).state, WorkerState::Working);
+            assert_eq!(worker.status(id("a")).activity.state, WorkerState::Working);
             worker.end_run(failed);
             assert_eq!(worker.stop.is_cancelled(), leaves, "{failed:?}");
         }
-        let status = worker.status(id("a"));
-        assert_eq!((status.count.get("f"), status.failures.get("f")), (Some(&2), Some(&1)));
-        assert_eq!(status.state, WorkerState::Leaving);
+        let Activity { state, count, failures, .. } = worker.status(id("a")).activity;
+        assert_eq!((count.get("f"), failures.get("f")), (Some(&2), Some(&1)));
+        assert_eq!(state, WorkerState::Leaving);
     }
 
     /// Whether a change is in effect without waiting.

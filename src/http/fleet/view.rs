@@ -105,25 +105,25 @@ struct EventView {
 impl WorkerView {
     /// A worker's status at this time, in seconds since 1970.
     pub(super) fn new(status: Status, now_unix_s: f64) -> Self {
-        let status = status.bounded();
+        let Status { identity, activity } = status.bounded();
         let run =
             |Run { function, handle, since }: Run| RunView { function, handle, seconds: sane(now_unix_s - since) };
         Self {
-            id: status.id.into(),
-            fleet: status.fleet,
-            host: status.host,
-            pid: status.pid,
-            language: status.language,
-            version: status.version,
-            state: status.state.as_str(),
-            started_unix_s: sane(status.started),
-            uptime_s: sane(status.uptime),
-            functions_in_use: status.in_use,
-            functions_not_in_use: status.not_in_use,
-            count: status.count,
-            failures: status.failures,
-            running: status.running.into_iter().map(run).collect(),
-            memory_bytes: status.memory,
+            id: identity.id.into(),
+            fleet: identity.fleet,
+            host: identity.host,
+            pid: identity.pid,
+            language: identity.language,
+            version: identity.version,
+            state: activity.state.as_str(),
+            started_unix_s: sane(identity.started),
+            uptime_s: sane(activity.uptime),
+            functions_in_use: activity.in_use,
+            functions_not_in_use: activity.not_in_use,
+            count: activity.count,
+            failures: activity.failures,
+            running: activity.running.into_iter().map(run).collect(),
+            memory_bytes: activity.memory,
         }
     }
 
