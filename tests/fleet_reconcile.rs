@@ -74,50 +74,63 @@ proptest! {
     }
 }
 
+/// Rolls a fleet out to another version, with or without faults meanwhile.
+fn roll(seed: u64, chaos: bool) {
+    let mut world = World::new(seed);
+    let own = world.desired.functions.iter().filter(|(_, function)| function.version.is_some());
+    let own: Vec<String> = own.map(|(name, _)| name.clone()).collect();
+    let want = |world: &mut World, version: &str| {
+        version.clone_into(&mut world.desired.version);
+        for name in &own {
+            world.desired.functions.get_mut(name).unwrap().version = Some(version.to_owned());
+        }
+    };
+    want(&mut world, "1");
+    world.settle();
+    want(&mut world, "2");
+    world.sites.values_mut().for_each(|site| "2".clone_into(&mut site.version));
+    if chaos {
+        world.faults = CHAOS;
+        for _ in 0..40 {
+            world.tick();
+        }
+        world.faults = Faults::default();
+    } else {
+        // No function has fewer workers in between than it had, or is to have. Workers that do what is nobody's business
+        // here stay beside those that take over the rest, so that a full host bears fewer in the end.
+        let is_mixed = world.processes.values().any(|process| process.worker.in_use.contains("other"));
+        let mut least = if is_mixed { BTreeMap::new() } else { world.serving() };
+        for _ in 0..100 {
+            let plan = world.tick();
+            // What a function must have is taken from others at any time.
+            if plan.decisions.iter().any(|decision| decision.why.ends_with("is above its minimum")) {
+                break;
+            }
+            let now = world.serving();
+            for (name, least) in &mut least {
+                *least = plan.targets[name].min(*least);
+                assert!(now[name] >= *least, "{name}: {} of {least}\n{}", now[name], world.story());
+            }
+        }
+    }
+    world.settle();
+    is_right(&mut world);
+}
+
+/// Cases that failed once: their functions had fewer workers than their targets meanwhile.
+#[test]
+fn a_roll_takes_no_worker_that_is_needed() {
+    for seed in [2_505_023_492_300_182_380, 2_296_944_523_879_457_787, 9_415_276_271_014_862_203] {
+        roll(seed, false);
+    }
+}
+
 proptest! {
     #![proptest_config(config(200))]
 
     #[test]
     fn a_roll_replaces_all(seed: u64, chaos: bool) {
-        let mut world = World::new(seed);
-        let own = world.desired.functions.iter().filter(|(_, function)| function.version.is_some());
-        let own: Vec<String> = own.map(|(name, _)| name.clone()).collect();
-        let want = |world: &mut World, version: &str| {
-            world.desired.version = version.to_owned();
-            for name in &own {
-                world.desired.functions.get_mut(name).unwrap().version = Some(version.to_owned());
-            }
-        };
-        want(&mut world, "1");
-        world.settle();
-        want(&mut world, "2");
-        world.sites.values_mut().for_each(|site| site.version = "2".to_owned());
-        if chaos {
-            world.faults = CHAOS;
-            for _ in 0..40 {
-                world.tick();
-            }
-            world.faults = Faults::default();
-        } else {
-            // No function has fewer workers in between than it had, or is to have. Workers that do what is nobody's business
-            // here stay beside those that take over the rest, so that a full host bears fewer in the end.
-            let is_mixed = world.processes.values().any(|process| process.worker.in_use.contains("other"));
-            let mut least = if is_mixed { BTreeMap::new() } else { world.serving() };
-            for _ in 0..100 {
-                let plan = world.tick();
-                // What a function must have is taken from others at any time.
-                if plan.decisions.iter().any(|decision| decision.why.ends_with("is above its minimum")) {
-                    break;
-                }
-                let now = world.serving();
-                for (name, least) in &mut least {
-                    *least = plan.targets[name].min(*least);
-                    prop_assert!(now[name] >= *least, "{name}: {} of {least}\n{}", now[name], world.story());
-                }
-            }
-        }
-        world.settle();
-        is_right(&mut world);
+        roll(seed, chaos);
     }
 
     #[test]

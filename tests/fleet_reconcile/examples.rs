@@ -343,6 +343,18 @@ fn a_worker_that_refuses_to_start_another_is_told_of_and_asked_again_later() {
 }
 
 #[test]
+fn a_worker_on_a_full_host_stays_while_another_makes_room() {
+    let text = "version = \"2\"\nmax_workers_per_host = 2\nmax_surge_per_host = 2\n\
+                [functions.index]\n[functions.mail]\n[functions.report]";
+    let old = ["a web1 1 mail index,report", "b web1 1 index mail,report"];
+    let new = ["c web1 2 index mail,report", "d web1 2 report index,mail"];
+    let mut case = Case::new(text, &[old, new].concat());
+    case.expect(&["exit b: b has version 1, wanted 2"]);
+    case.observed.workers.remove(&id("b"));
+    case.expect(&["start a web1: replacement of a worker on web1"]);
+}
+
+#[test]
 fn what_was_not_done_is_not_remembered() {
     let text = "version = \"2\"\n[functions.mail]\nmax = 3\nscale_up_queue = 1\n[functions.index]";
     let workers = ["a web1 1 mail -", "b web1 2 - mail", "c web2 2 - index", "d web2 2 - -"];

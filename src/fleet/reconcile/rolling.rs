@@ -117,24 +117,34 @@ fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
 
 /// Lets workers exit whose functions others run now.
 pub(super) fn finish(fleet: &mut Fleet<'_>) {
-    let replaced: Vec<&WorkerId> =
-        fleet.members.iter().filter(|(_, member)| member.is_replaced()).map(|(id, _)| *id).collect();
-    for id in replaced {
-        let Some(member) = fleet.members.get(id) else { continue };
-        if !member.ours.keys().all(|name| is_done(fleet, id, name)) && !is_stuck(fleet, member) {
-            continue;
+    let is_done = |id: &WorkerId, member: &Member<'_>| member.ours.keys().all(|name| is_done(fleet, id, name));
+    let replaced = fleet.members.iter().filter(|(_, member)| member.is_replaced());
+    let (done, needed): (Vec<_>, Vec<_>) =
+        replaced.map(|(id, member)| (*id, is_done(id, member))).partition(|(_, is_done)| *is_done);
+    for (id, _) in done {
+        dismiss(fleet, id);
+    }
+    // A worker that exits makes room for the successors of the others, so they are stuck only if none does.
+    for (id, _) in needed {
+        if fleet.members.get(id).is_some_and(|member| is_stuck(fleet, member)) {
+            dismiss(fleet, id);
         }
-        let why = why(fleet, id, member);
-        if member.foreign > 0 {
-            let ours: Vec<&str> = member.ours.keys().copied().collect();
-            for name in ours {
-                fleet.unregister(id, name, why.clone());
-            }
-        } else if fleet.is_last_of_kind(id) && !is_dispensable(fleet, id) {
-            start_another(fleet, id, why);
-        } else {
-            fleet.exit(id, why);
+    }
+}
+
+/// Lets a worker exit that is replaced, or drop its functions if it also has others that are not the fleet's.
+fn dismiss<'a>(fleet: &mut Fleet<'a>, id: &'a WorkerId) {
+    let Some(member) = fleet.members.get(id) else { return };
+    let why = why(fleet, id, member);
+    if member.foreign > 0 {
+        let ours: Vec<&str> = member.ours.keys().copied().collect();
+        for name in ours {
+            fleet.unregister(id, name, why.clone());
         }
+    } else if fleet.is_last_of_kind(id) && !is_dispensable(fleet, id) {
+        start_another(fleet, id, why);
+    } else {
+        fleet.exit(id, why);
     }
 }
 
