@@ -275,9 +275,9 @@ proptest! {
             let plan = world.tick();
             starts += plan.decisions.iter().filter(|decision| matches!(decision.action, Action::Start { .. })).count();
         }
-        // In an hour: at first as many as there is room for, then one after each pause.
-        let hosts = world.sites.len();
-        let room = (world.desired.max_workers_per_host + world.desired.max_surge_per_host) * hosts;
-        prop_assert!(starts <= room + 12 * hosts, "{starts} starts\n{}", world.story());
+        // In an hour: at first as many as there is room for, then one of each kind after each pause.
+        let room = (world.desired.max_workers_per_host + world.desired.max_surge_per_host) * world.sites.len();
+        let kinds: usize = world.sites.values().map(|site| site.kinds.len()).sum();
+        prop_assert!(starts <= room + 12 * kinds, "{starts} starts\n{}", world.story());
     }
 }

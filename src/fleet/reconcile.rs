@@ -110,7 +110,7 @@ impl Memory {
     /// Forgets failures, since with another desired state or new code the next attempt may succeed.
     pub fn forget_failures(&mut self) {
         for host in self.hosts.values_mut() {
-            (host.failures, host.not_before_ms, host.problem) = (0, 0, String::new());
+            host.failures.clear();
         }
     }
 }
@@ -136,11 +136,27 @@ pub struct FunctionMemory {
 pub struct HostMemory {
     /// Requested workers that have not appeared yet: for which functions, and until when they are awaited.
     pub pending: Vec<Pending>,
+    /// The kinds of workers whose last start failed. Other kinds are started meanwhile.
+    pub failures: BTreeMap<Kind, StartFailures>,
+}
+
+/// A kind of worker: what a worker and the one that it was told to start have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind {
+    /// Implementation language.
+    pub language: String,
+    /// All functions that it can run.
+    pub functions: BTreeSet<String>,
+}
+
+/// Failed starts of a kind of worker on a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StartFailures {
     /// Number of consecutive starts that failed: the worker did not appear, or had a wrong version.
-    pub failures: u32,
-    /// Time before which no other worker is started.
+    pub times: u32,
+    /// Time before which no other worker of the kind is started.
     pub not_before_ms: u64,
-    /// The last problem, for people; empty if there was none.
+    /// The last problem, for people.
     pub problem: String,
 }
 
@@ -149,8 +165,10 @@ pub struct HostMemory {
 pub struct Pending {
     /// Functions that it is started for; none for one that replaces a worker without functions.
     pub functions: BTreeSet<String>,
-    /// The worker that was told to start it, which is of the same kind.
+    /// The worker that was told to start it.
     pub by: WorkerId,
+    /// Kind of both.
+    pub kind: Kind,
     /// Time until which it is awaited.
     pub until_ms: u64,
 }

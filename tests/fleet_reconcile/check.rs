@@ -197,7 +197,7 @@ fn one_host_is_rolled_at_a_time(world: &World, observed: &Observed, plan: &Plan)
         let on_host = |worker: &&Worker| {
             worker.host == *before && answers(&world.desired, worker) && is_wrong(worker) && !worker.in_use.is_empty()
         };
-        let is_failing = plan.memory.hosts.get(before).is_some_and(|memory| memory.failures > 0);
+        let is_failing = plan.memory.hosts.get(before).is_some_and(|memory| !memory.failures.is_empty());
         let left = observed.workers.values().filter(on_host).filter(|w| !w.in_use.contains("other")).count();
         assert!(left == 0 || is_failing, "{left} workers are left on {before}\n{}", world.story());
     }

@@ -343,6 +343,71 @@ fn a_worker_that_refuses_to_start_another_is_told_of_and_asked_again_later() {
 }
 
 #[test]
+fn a_kind_of_worker_that_cannot_be_started_holds_back_no_other() {
+    let text = "[functions.index]\nmin = 2\n[functions.mail]\nmin = 2";
+    let mut case = Case::new(text, &["a web1 1 mail -", "b web1 1 index -"]);
+    case.observed.workers.get_mut(&id("a")).unwrap().language = "php".to_owned();
+    let mail = "start a web1: 2 workers for mail wanted, 1 there: at least 2";
+    case.expect(&["start b web1: 2 workers for index wanted, 1 there: at least 2", mail]);
+    case.memory.start_failed("web1", &id("a"), "it says: no memory".to_owned(), case.observed.now_ms);
+    // The worker that appears is of the other kind.
+    case.put("c web1 1 - index");
+    let plan = case.expect(&["register c index: 2 workers for index wanted, 1 there: at least 2"]);
+    let unmet = "mail: 2 workers wanted, 1 there: cannot start workers on web1";
+    assert_eq!(plan.unmet, [unmet, "web1 (php): it says: no memory, next try in 30s"]);
+    case.put("c web1 1 index -");
+    case.desired.functions.get_mut("index").unwrap().min = 3;
+    case.expect(&["start b web1: 3 workers for index wanted, 2 there: at least 3"]);
+    case.put("d web1 1 index -");
+    case.wait(29);
+    case.expect(&[]);
+    case.wait(1);
+    case.expect(&[mail]);
+}
+
+#[test]
+fn a_worker_of_another_kind_is_started_if_it_can_do_the_same() {
+    let workers = ["a web1 1 mail -", "b web1 1 other mail", "c web1 1 other mail"];
+    let mut case = Case::new("[functions.mail]\nmin = 2", &workers);
+    for by in ["a", "b"] {
+        case.expect(&[&format!("start {by} web1: 2 workers for mail wanted, 1 there: at least 2")]);
+        case.memory.start_failed("web1", &id(by), "no".to_owned(), case.observed.now_ms);
+    }
+    // The third one is of the second kind.
+    case.expect(&[]);
+}
+
+#[test]
+fn a_kind_of_worker_that_cannot_be_started_holds_up_no_roll_of_others() {
+    let text = "version = \"2\"\n[functions.index]\n[functions.mail]";
+    let mut case = Case::new(text, &["a web1 1 mail -", "b web1 1 index -"]);
+    case.expect(&["start a web1: replacement of a worker on web1"]);
+    case.memory.start_failed("web1", &id("a"), "no".to_owned(), case.observed.now_ms);
+    case.expect(&["start b web1: replacement of a worker on web1"]);
+    case.put("c web1 2 - index");
+    case.expect(&["register c index: replacement of a worker on web1"]);
+    case.put("c web1 2 index -");
+    case.expect(&["exit b: b has version 1, wanted 2"]);
+    case.observed.workers.remove(&id("b"));
+    case.wait(29);
+    assert_eq!(case.expect(&[]).outdated_at_work, 1);
+    case.wait(1);
+    case.expect(&["start a web1: replacement of a worker on web1"]);
+}
+
+#[test]
+fn a_worker_whose_functions_change_does_not_evade_the_backoff() {
+    let mut case = Case::new("[functions.mail]\nmin = 2", &[]);
+    let mut starts = 0;
+    for number in 0..40 {
+        case.put(&format!("a web1 1 mail other-{number}"));
+        starts += case.reconcile().0.len();
+        case.memory.start_failed("web1", &id("a"), "no".to_owned(), case.observed.now_ms);
+    }
+    assert_eq!(starts, 16);
+}
+
+#[test]
 fn a_worker_on_a_full_host_stays_while_another_makes_room() {
     let text = "version = \"2\"\nmax_workers_per_host = 2\nmax_surge_per_host = 2\n\
                 [functions.index]\n[functions.mail]\n[functions.report]";

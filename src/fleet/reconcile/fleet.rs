@@ -46,6 +46,17 @@ pub(super) enum Replacement {
     Now,
 }
 
+/// Whether a worker can be told to start another one, in view of failed starts of its kind on its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StartState {
+    /// No start has failed.
+    Ready,
+    /// A start has failed. The next attempt is later.
+    BackingOff,
+    /// A start has failed. The next attempt is in progress: a worker of the kind is awaited.
+    Retrying,
+}
+
 /// A worker, and the decisions about it.
 pub(super) struct Member<'a> {
     /// Its observed state.
@@ -63,6 +74,8 @@ pub(super) struct Member<'a> {
     pub(super) is_forgotten: bool,
     /// Whether it is to be replaced.
     pub(super) replacement: Replacement,
+    /// Whether it can be told to start another worker.
+    pub(super) start_state: StartState,
     /// Index of its kind on its host, once computed.
     kind: Option<usize>,
 }
@@ -170,6 +183,7 @@ impl<'a> Fleet<'a> {
                 is_leaving: worker.is_leaving,
                 is_forgotten,
                 replacement: Replacement::None,
+                start_state: StartState::Ready,
                 kind: None,
             };
             members.insert(id, member);

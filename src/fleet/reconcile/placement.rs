@@ -174,11 +174,11 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
             lacking -= 1;
             continue;
         }
-        if starts::is_backing_off(fleet, host) || refusals::is_hopeless(fleet, host, name) {
+        if refusals::is_hopeless(fleet, host, name) {
             continue;
         }
         // The worker that is being replaced starts its own successor.
-        let replaced = on.and_then(|_| pinned(fleet, name).into_iter().next());
+        let replaced = on.and_then(|_| pinned(fleet, name).into_iter().find(|id| starts::is_ready(fleet, id)));
         let Some(by) = replaced.or_else(|| starts::starter(fleet, host, name)) else { continue };
         if starts::is_full(fleet, host, on.is_some()) {
             full.push(host);
@@ -302,8 +302,8 @@ fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
     let Some(function) = fleet.desired.functions.get(name) else { return };
     let allowed: Vec<&str> = fleet.hosts.keys().copied().filter(|host| function.is_for(host)).collect();
     let open: Vec<&str> = allowed.iter().copied().filter(|host| !fleet.desired.stopped_hosts.contains(*host)).collect();
-    let able: Vec<&str> = open.iter().copied().filter(|host| starts::starter(fleet, host, name).is_some()).collect();
-    let trying: Vec<&str> = able.iter().copied().filter(|host| !starts::is_backing_off(fleet, host)).collect();
+    let able: Vec<&str> = open.iter().copied().filter(|host| starts::has_starter(fleet, host, name)).collect();
+    let is_trying = able.iter().any(|host| starts::starter(fleet, host, name).is_some());
     let why = if allowed.is_empty() {
         "no worker on an allowed host".to_owned()
     } else if open.is_empty() {
@@ -312,7 +312,7 @@ fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
         "no worker on an allowed host offers it".to_owned()
     } else if let Some(said) = refusals::said(fleet, name) {
         said
-    } else if trying.is_empty() {
+    } else if !is_trying {
         let more = match able.len().saturating_sub(NAMED) {
             0 => String::new(),
             more => format!(" and {more} more"),

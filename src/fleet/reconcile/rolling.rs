@@ -2,7 +2,7 @@
 //! and on each host a few at a time. None exits before others run its functions.
 
 use super::super::contract::WorkerId;
-use super::fleet::{AssignmentState, Fleet, Member, Replacement};
+use super::fleet::{AssignmentState, Fleet, Member, Replacement, StartState};
 use super::starts;
 
 /// Finds the workers to be replaced, and selects those that are replaced now.
@@ -21,7 +21,9 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
         fleet.plan.memory.successors.clear();
         return;
     };
-    let on_host = |id: &&&WorkerId| fleet.members.get(**id).is_some_and(|m| m.worker.host == host && m.answers());
+    // Workers whose successors cannot be started now do not hold up the others.
+    let is_next = |m: &Member<'_>| m.worker.host == host && m.answers() && m.start_state != StartState::BackingOff;
+    let on_host = |id: &&&WorkerId| fleet.members.get(**id).is_some_and(is_next);
     let mut chosen: Vec<&WorkerId> = outdated.iter().filter(on_host).copied().collect();
     // Workers without functions come first: they take up room and cost nothing.
     chosen.sort_by_key(|id| fleet.members.get(id).is_some_and(|member| !member.ours.is_empty()));
@@ -98,14 +100,12 @@ pub(super) fn is_leftover(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>)
         }
 }
 
-/// The host whose workers are replaced now: the one that is in progress, otherwise the first by name. Hosts
-/// in backoff are skipped.
+/// The host whose workers are replaced now: the one that is in progress, otherwise the first by name. Workers
+/// whose successors cannot be started now do not count.
 fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
-    let host_of = |id: &&WorkerId| fleet.members.get(*id).filter(|m| m.answers()).map(|m| m.worker.host.as_str());
-    let hosts = outdated.iter().filter_map(host_of).filter(|host| {
-        let memory = fleet.plan.memory.hosts.get(*host);
-        memory.is_none_or(|memory| memory.not_before_ms <= fleet.now)
-    });
+    let members = outdated.iter().filter_map(|id| fleet.members.get(*id));
+    let members = members.filter(|member| member.answers() && member.start_state != StartState::BackingOff);
+    let hosts = members.map(|member| member.worker.host.as_str());
     let begun = fleet.plan.memory.replacing.as_deref().filter(|_| !outdated.is_empty());
     // A worker that is still to appear there is part of the work on this host.
     let awaiting = begun.filter(|begun| starts::is_awaiting(fleet, begun));
@@ -165,7 +165,7 @@ fn start_another(fleet: &mut Fleet<'_>, id: &WorkerId, why: String) {
     let Some(host) = fleet.members.get(id).map(|member| member.worker.host.as_str()) else { return };
     let memory = fleet.plan.memory.hosts.get(host);
     let is_on_its_way = memory.is_some_and(|memory| memory.pending.iter().any(|pending| pending.by == *id));
-    if !is_on_its_way && !starts::is_backing_off(fleet, host) && !starts::is_full(fleet, host, true) {
+    if !is_on_its_way && starts::is_ready(fleet, id) && !starts::is_full(fleet, host, true) {
         starts::start(fleet, host, id, None, why);
     }
 }

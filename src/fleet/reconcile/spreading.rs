@@ -135,7 +135,6 @@ fn can_start(fleet: &Fleet<'_>, name: &str, host: &str) -> bool {
     let by = starts::starter(fleet, host, name).and_then(|id| fleet.members.get(id));
     // The worker that it would start is useless if its version is wrong.
     by.is_some_and(|by| fleet.is_right(&by.worker.version, name))
-        && !starts::is_backing_off(fleet, host)
         && !starts::is_full(fleet, host, false)
         && !refusals::is_hopeless(fleet, host, name)
 }

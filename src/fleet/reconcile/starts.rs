@@ -3,30 +3,80 @@
 use std::collections::BTreeSet;
 
 use super::super::contract::WorkerId;
-use super::fleet::Fleet;
-use super::{HostMemory, Memory, Pending, Worker, millis, seconds};
+use super::fleet::{Fleet, Member, StartState};
+use super::{HostMemory, Kind, Memory, Pending, Worker, millis, seconds};
 
 /// Maximum number of workers awaited per host.
 const PENDING_MAX: usize = 64;
+/// When this many kinds of workers of a host cannot be started, no other kind is tried there either. So a
+/// worker that reports other functions each time cannot evade the backoff.
+const FAILING_KINDS_MAX: usize = 16;
 /// Backoff after a worker did not appear; doubled with each failure, up to [`BACK_OFF_MAX_MS`].
 const BACK_OFF_MS: u64 = 30_000;
 pub(super) const BACK_OFF_MAX_MS: u64 = 600_000;
 
 impl Memory {
-    /// Records that a worker refused to start another one. That one is not awaited, and the host is in
-    /// backoff, as after one that did not appear. The worker's reason is the `problem`, for people.
+    /// Records that a worker refused to start another one. That one is not awaited, and its kind is in
+    /// backoff on the host, as after one that did not appear. The worker's reason is the `problem`, for
+    /// people.
     pub fn start_failed(&mut self, host: &str, by: &WorkerId, problem: String, now_ms: u64) {
-        self.start_not_heard(host, by);
-        fail(self.hosts.entry(host.to_owned()).or_default(), now_ms, problem);
+        let Some(memory) = self.hosts.get_mut(host) else { return };
+        if let Some(pending) = memory.give_up(by) {
+            memory.fail(pending.kind, now_ms, problem);
+        }
     }
 
     /// Records that a worker exited before it could start another one. That one is not awaited, and this does
     /// not count as a failure.
     pub fn start_not_heard(&mut self, host: &str, by: &WorkerId) {
-        let Some(memory) = self.hosts.get_mut(host) else { return };
-        if let Some(index) = memory.pending.iter().rposition(|pending| pending.by == *by) {
-            memory.pending.remove(index);
+        if let Some(memory) = self.hosts.get_mut(host) {
+            memory.give_up(by);
         }
+    }
+}
+
+impl HostMemory {
+    /// Stops awaiting the last worker that this one was told to start.
+    fn give_up(&mut self, by: &WorkerId) -> Option<Pending> {
+        let index = self.pending.iter().rposition(|pending| pending.by == *by)?;
+        Some(self.pending.remove(index))
+    }
+
+    /// Records a failed start of a kind of worker. Concurrent failures count once.
+    fn fail(&mut self, kind: Kind, now: u64, problem: String) {
+        let failures = self.failures.entry(kind).or_default();
+        if failures.not_before_ms <= now {
+            failures.not_before_ms = now.saturating_add(pause(failures.times));
+            failures.times = failures.times.saturating_add(1);
+        }
+        failures.problem = problem;
+    }
+
+    /// Whether a worker of a kind is awaited.
+    fn awaits(&self, kind: &Kind) -> bool {
+        self.pending.iter().any(|pending| pending.kind == *kind)
+    }
+
+    /// Whether a worker can be told to start another one.
+    fn start_state(&self, worker: &Worker, now: u64) -> StartState {
+        match self.failures.iter().find(|(kind, _)| kind.is_of(worker)) {
+            // After a failure, only one worker of the kind at a time is tried.
+            Some((kind, _)) if self.awaits(kind) => StartState::Retrying,
+            Some((_, failures)) if now < failures.not_before_ms => StartState::BackingOff,
+            None if self.failures.len() >= FAILING_KINDS_MAX => StartState::BackingOff,
+            Some(_) | None => StartState::Ready,
+        }
+    }
+}
+
+impl Kind {
+    fn of(worker: &Worker) -> Self {
+        let functions = worker.in_use.union(&worker.not_in_use).cloned().collect();
+        Self { language: worker.language.clone(), functions }
+    }
+
+    fn is_of(&self, worker: &Worker) -> bool {
+        self.language == worker.language && self.functions.iter().eq(worker.in_use.union(&worker.not_in_use))
     }
 }
 
@@ -39,32 +89,53 @@ pub(super) fn look_back(fleet: &mut Fleet<'_>) {
     for (_, worker) in observed.workers.iter().filter(|(id, _)| !known.contains(*id)) {
         let Some(memory) = hosts.get_mut(&worker.host) else { continue };
         let could_do = |function: &String| worker.not_in_use.contains(function) || worker.in_use.contains(function);
-        let Some(index) = memory.pending.iter().position(|pending| pending.functions.iter().all(could_do)) else {
-            continue;
-        };
+        let fits = |(_, pending): &(usize, &Pending)| pending.functions.iter().all(could_do);
+        // New code may offer other functions, so a worker of another kind may be the awaited one too.
+        let unlike =
+            |(_, Pending { kind, .. }): &(usize, &Pending)| (!kind.is_of(worker), kind.language != worker.language);
+        let Some((index, _)) = memory.pending.iter().enumerate().filter(fits).min_by_key(unlike) else { continue };
         let pending = memory.pending.remove(index);
         match wrong_version(fleet, worker, &pending) {
             Some(wanted) => {
                 let problem =
                     format!("started a worker of {} instead of {wanted}; is the new code installed?", of(worker));
-                fail(memory, now, problem);
+                memory.fail(pending.kind, now, problem);
             }
-            None => *memory = HostMemory { pending: std::mem::take(&mut memory.pending), ..HostMemory::default() },
+            None => {
+                memory.failures.remove(&pending.kind);
+            }
         }
     }
     for memory in hosts.values_mut() {
-        let awaited = memory.pending.len();
-        memory.pending.retain(|pending| pending.until_ms > now);
-        if memory.pending.len() < awaited {
+        for pending in memory.pending.extract_if(.., |pending| pending.until_ms <= now).collect::<Vec<_>>() {
             let timeout = seconds(millis(fleet.desired.start_timeout));
-            fail(memory, now, format!("started worker did not register within {timeout}"));
+            memory.fail(pending.kind, now, format!("started worker did not register within {timeout}"));
+        }
+        // A kind is forgotten when it has not been tried for as long as the longest backoff.
+        let HostMemory { pending, failures } = memory;
+        failures.retain(|kind, failures| {
+            now < failures.not_before_ms.saturating_add(BACK_OFF_MAX_MS)
+                || pending.iter().any(|pending| pending.kind == *kind)
+        });
+    }
+    hosts.retain(|_, memory| !memory.pending.is_empty() || !memory.failures.is_empty());
+    for (host, memory) in &hosts {
+        note_start_states(fleet, host, memory);
+    }
+    fleet.plan.memory.hosts = hosts;
+}
+
+/// Determines which workers of a host can be told to start others.
+fn note_start_states(fleet: &mut Fleet<'_>, host: &str, memory: &HostMemory) {
+    if memory.failures.is_empty() {
+        return;
+    }
+    let workers = fleet.hosts.get(host).map_or(&[][..], |host_state| &host_state.workers);
+    for id in workers {
+        if let Some(member) = fleet.members.get_mut(id) {
+            member.start_state = memory.start_state(member.worker, fleet.now);
         }
     }
-    // A host is forgotten when nothing has been tried on it for as long as the longest backoff.
-    hosts.retain(|_, memory| {
-        !memory.pending.is_empty() || memory.failures > 0 && now < memory.not_before_ms.saturating_add(BACK_OFF_MAX_MS)
-    });
-    fleet.plan.memory.hosts = hosts;
 }
 
 /// Forgets workers that were to be replaced and are gone. One that is missing only for a moment is not gone
@@ -99,35 +170,24 @@ pub(super) fn pause(failures: u32) -> u64 {
     BACK_OFF_MS.saturating_mul(1 << failures.min(10)).min(BACK_OFF_MAX_MS)
 }
 
-/// Records a failed start on a host. Concurrent failures count once.
-fn fail(memory: &mut HostMemory, now: u64, problem: String) {
-    if memory.not_before_ms <= now {
-        memory.not_before_ms = now.saturating_add(pause(memory.failures));
-        memory.failures = memory.failures.saturating_add(1);
-    }
-    memory.problem = problem;
-}
-
-/// Reports hosts in backoff and the reason.
+/// Reports the kinds of workers in backoff on each host, and the reason.
 pub(super) fn tell_problems(fleet: &mut Fleet<'_>) {
-    for (host, memory) in &fleet.plan.memory.hosts {
-        if memory.failures == 0 || fleet.desired.stopped_hosts.contains(host) {
-            continue;
+    let stopped = &fleet.desired.stopped_hosts;
+    for (host, memory) in fleet.plan.memory.hosts.iter().filter(|(host, _)| !stopped.contains(*host)) {
+        for (Kind { language, .. }, failures) in &memory.failures {
+            let of = if language.is_empty() { String::new() } else { format!(" ({language})") };
+            let line = match failures.not_before_ms.saturating_sub(fleet.now) {
+                0 => format!("{host}{of}: {}", failures.problem),
+                pause => format!("{host}{of}: {}, next try in {}", failures.problem, seconds(pause)),
+            };
+            fleet.plan.unmet.push(line);
         }
-        let line = match memory.not_before_ms.saturating_sub(fleet.now) {
-            0 => format!("{host}: {}", memory.problem),
-            pause => format!("{host}: {}, next try in {}", memory.problem, seconds(pause)),
-        };
-        fleet.plan.unmet.push(line);
     }
 }
 
-/// Whether a host is in backoff.
-pub(super) fn is_backing_off(fleet: &Fleet<'_>, host: &str) -> bool {
-    fleet.plan.memory.hosts.get(host).is_some_and(|memory| {
-        // After a failure, only one worker at a time is tried.
-        fleet.now < memory.not_before_ms || memory.failures > 0 && !memory.pending.is_empty()
-    })
+/// Whether no start of a worker's kind has failed on its host, or the time for the next attempt has come.
+pub(super) fn is_ready(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
+    fleet.members.get(id).is_some_and(|member| member.start_state == StartState::Ready)
 }
 
 /// Whether a worker is awaited on a host.
@@ -143,12 +203,27 @@ pub(super) fn is_full(fleet: &Fleet<'_>, host: &str, is_successor: bool) -> bool
     population.saturating_add(pending) >= limit || pending >= PENDING_MAX
 }
 
-/// The worker of a host that is told to start one with a function: preferably one of the right version, since
-/// its copy certainly has the function.
+/// The worker of a host that is told to start one with a function now, if one is ready for that.
 pub(super) fn starter<'a>(fleet: &Fleet<'a>, host: &str, function: &str) -> Option<&'a WorkerId> {
+    best_starter(fleet, host, function, |member| member.start_state == StartState::Ready)
+}
+
+/// Whether a worker of a host can run a function, so that it can start another one now or later.
+pub(super) fn has_starter(fleet: &Fleet<'_>, host: &str, function: &str) -> bool {
+    best_starter(fleet, host, function, |_| true).is_some()
+}
+
+/// The worker of a host whose copy is the best for a function: preferably one of the right version, since its
+/// copy certainly has the function.
+fn best_starter<'a>(
+    fleet: &Fleet<'a>,
+    host: &str,
+    function: &str,
+    can_start: impl Fn(&Member<'_>) -> bool,
+) -> Option<&'a WorkerId> {
     let mut any = None;
     for id in &fleet.hosts.get(host)?.workers {
-        let Some(member) = fleet.members.get(id).filter(|member| member.answers()) else { continue };
+        let Some(member) = fleet.members.get(id).filter(|m| m.answers() && can_start(m)) else { continue };
         let is_right = fleet.is_right(&member.worker.version, function);
         if (is_right || any.is_none()) && member.could_do(function) {
             if is_right {
@@ -201,7 +276,13 @@ pub(super) fn join(fleet: &mut Fleet<'_>, host: &str, function: &str) -> bool {
 pub(super) fn start(fleet: &mut Fleet<'_>, host: &str, by: &WorkerId, function: Option<&str>, why: String) {
     let until_ms = fleet.now.saturating_add(millis(fleet.desired.start_timeout).max(1));
     let functions: BTreeSet<String> = function.map(str::to_owned).into_iter().collect();
-    let pending = Pending { functions, by: by.clone(), until_ms };
-    fleet.plan.memory.hosts.entry(host.to_owned()).or_default().pending.push(pending);
+    let kind = fleet.observed.workers.get(by).map(Kind::of).unwrap_or_default();
+    let mut memory = fleet.plan.memory.hosts.remove(host).unwrap_or_default();
+    let is_retry = memory.failures.contains_key(&kind);
+    memory.pending.push(Pending { functions, by: by.clone(), kind, until_ms });
+    if is_retry {
+        note_start_states(fleet, host, &memory);
+    }
+    fleet.plan.memory.hosts.insert(host.to_owned(), memory);
     fleet.start(host, by, why);
 }
