@@ -302,6 +302,65 @@ fn a_queue_is_copied_beside_its_server_and_made_smaller_without_it() {
     }
 }
 
+/// Fails if a text would control the terminal that shows it.
+#[track_caller]
+fn expect_harmless(text: &str) {
+    assert!(!text.chars().any(|letter| letter.is_control() && letter != '\n'), "{text:?}");
+}
+
+#[test]
+fn what_peers_chose_is_escaped_for_people() {
+    // It sets the title of the terminal, and adds a line that looks like one of the tool's.
+    const NAME: &[u8] = b"\x1b]0;title\x07\nmail\xff";
+    const UNIQUE: &str = "\x1b]0;title\x07\nmail";
+    const SHOWN: &str = r"\x1b]0;title\x07\x0amail";
+    let place = Place::new();
+    let (from, to) = (place.file("from"), place.file("to"));
+    let job = |number, prefix: &str, function, unique, due_s, workload| {
+        StoredJob::new(StoredParts {
+            number,
+            prefix: prefix.into(),
+            function: FunctionName::new(function),
+            unique,
+            reducer: b"",
+            priority: Priority::Normal,
+            due_s,
+            submitted_s: 1_700_000_000,
+            attempts: 0,
+            workload,
+        })
+        .unwrap()
+    };
+    let commit = |path: &str, adds| {
+        let mut store = location(Path::new(path)).open(Access::Own, &"H:t".into()).unwrap();
+        store.commit(&Changes { adds, last_number: 1, sync: true, ..Changes::default() }).unwrap();
+    };
+    commit(&from, vec![job(1, "H:t", NAME, UNIQUE.as_bytes(), 0, NAME)]);
+    for action in ["list", "count", "verify"] {
+        let (text, error) = run(&["queue", action, "--from", &from], 0);
+        expect_harmless(&text);
+        assert_eq!(error, "");
+        let shown = if action == "list" { 2 } else { usize::from(action == "count") };
+        assert_eq!(text.matches(SHOWN).count(), shown, "{text}");
+        assert_eq!(text.lines().count(), 1 + usize::from(action != "verify"), "{text}");
+    }
+    // Programs read the same bytes as before.
+    assert_eq!(column(&listed(&from), "unique"), [UNIQUE]);
+
+    // The name of the source in the marker of an import.
+    let marker = [b"0\n".as_slice(), NAME].concat();
+    commit(&to, vec![job(1, "H:import", b"gearmand-import", b"unfinished", 0x7fff_ffff, &marker)]);
+    let (text, error) = run(&["import", "--from", &from, "--to", &to], 2);
+    assert_eq!(text, "");
+    expect_harmless(&error);
+    assert!(error.contains(r"an import from \x1b]0;title\x07 into this queue"), "{error}");
+    // The names of files, which need not be the operator's own.
+    let odd = place.file("\x1b]0;title\x07");
+    let (_, error) = run(&["queue", "verify", "--from", &odd], 3);
+    expect_harmless(&error);
+    assert!(error.contains(r"\x1b]0;title\x07"), "{error}");
+}
+
 /// Puts jobs into a new file, without unique ids and with workloads that count on from `first`.
 fn fill(path: &Path, first: u64, jobs: u64) {
     let mut store = location(path).open(Access::Own, &"H:t".into()).unwrap();

@@ -231,6 +231,11 @@ pub(crate) fn printable(text: &str) -> String {
     out
 }
 
+/// Does the same for a name that need not be text: bytes that are not UTF-8 are written as `\xNN` too.
+pub(crate) fn printable_bytes(name: &[u8]) -> String {
+    printable(&text(name))
+}
+
 /// Converts a line of a listing to text; bytes that are not UTF-8 are written as `\xNN`.
 fn text(line: &[u8]) -> String {
     let mut out = String::with_capacity(line.len());

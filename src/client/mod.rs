@@ -49,7 +49,7 @@ use chrono::Local;
 
 pub use admin::AdminArgs;
 pub use fleet::FleetArgs;
-pub(crate) use listing::{aligned_within, json_text, printable, row_text, widths};
+pub(crate) use listing::{aligned_within, json_text, printable, printable_bytes, row_text, widths};
 pub(crate) use output::{insert_bytes, template as progress_style};
 pub use submit::SubmitArgs;
 pub use top::TopArgs;
@@ -175,7 +175,7 @@ fn tell_with_times() {
 /// Writes a message for people to standard error; a closed standard error is ignored. Control characters are
 /// escaped, whatever their origin. Text of other origin that must stay on one line has to go through
 /// [`printable`] first.
-fn tell(tool: &str, message: fmt::Arguments<'_>) {
+pub(crate) fn tell(tool: &str, message: fmt::Arguments<'_>) {
     let message = message.to_string();
     let lines: Vec<String> = message.split('\n').map(printable).collect();
     let time = TIMES.load(Ordering::Relaxed).then(|| Local::now().format("%Y-%m-%d %H:%M:%S ").to_string());

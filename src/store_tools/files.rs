@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use super::{ToolError, tell};
+use crate::client::printable;
 use crate::process::state_directory;
 use crate::store::location::Location;
 
@@ -13,7 +14,8 @@ pub(super) fn backup(location: &Location, copy: &Path) -> Result<u8, ToolError> 
     if let Location::Sqlite { path, table, .. } = location {
         require(path)?;
         let bytes = crate::store::sqlite::backup(path, table, copy)?;
-        writeln!(io::stdout(), "{} is a copy of {location}, {bytes} bytes", copy.display())?;
+        let text = format!("{} is a copy of {location}, {bytes} bytes", copy.display());
+        writeln!(io::stdout(), "{}", printable(&text))?;
         return Ok(0);
     }
     Err(ToolError::Usage(format!("{location} is in a database: copy it with {}", means(location))))
@@ -33,7 +35,7 @@ pub(super) fn compact(location: &Location) -> Result<u8, ToolError> {
             );
         }
         let (before, after) = done?;
-        writeln!(io::stdout(), "{location}: {before} bytes before, {after} now")?;
+        writeln!(io::stdout(), "{}: {before} bytes before, {after} now", printable(&location.to_string()))?;
         return Ok(0);
     }
     Err(ToolError::Usage(format!("{location} is in a database, which reuses free space by itself")))

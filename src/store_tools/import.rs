@@ -117,7 +117,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<u8, ToolError> {
     let known = if known > 0 { format!(", {known} were there already") } else { String::new() };
     let left =
         if args.keep { ", and all are still in the source".to_owned() } else { format!(", {removed} left the source") };
-    writeln!(io::stdout(), "{copied} jobs copied to {to}{known}{left}")?;
+    writeln!(io::stdout(), "{}", client::printable(&format!("{copied} jobs copied to {to}{known}{left}")))?;
     Ok(0)
 }
 
@@ -249,6 +249,7 @@ impl Import<'_> {
         let (mut known_jobs, jobs, mut last_number) = self.note_target(u64::MAX, &mut marker)?;
         if let Some(ImportMarker { key, from, last_number: at_start }) = &marker {
             if *from != self.from {
+                let from = client::printable(from);
                 return Err(ToolError::Usage(format!(
                     "an import from {from} into this queue was interrupted; finish that one first, by running it again, or \
                      give it up: cancel the job of the function gearmand-import on a server that uses the queue"
@@ -404,7 +405,8 @@ fn read(
     };
     source.replay(&mut |mut job, has_workload| {
         if !has_workload && is_wanted {
-            failure = Some(format!("the source returned job {} without its workload", job.handle()));
+            let handle = client::printable(&job.handle().to_string());
+            failure = Some(format!("the source returned job {handle} without its workload"));
             is_wanted = false;
         }
         if !is_wanted {

@@ -1,7 +1,6 @@
 //! `gearmand queue`: inspects a store without changing it, even while a server uses it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::url::{QueueUrl, QueueUrlParser};
 use super::{EXIT_FAILED, ToolError, configured, files};
-use crate::client::{aligned_within, insert_bytes, json_text, printable, row_text, terminal, widths};
+use crate::client::{aligned_within, insert_bytes, json_text, printable, printable_bytes, row_text, terminal, widths};
 use crate::job_server::StoredJob;
 use crate::protocol::FunctionName;
 use crate::store::location::{Access, Location};
@@ -144,7 +143,7 @@ pub(super) fn list(store: &mut dyn Store, only: &Only, form: Form, out: &mut dyn
 
 fn row(job: &StoredJob, now_s: u64) -> Row {
     let text = |bytes: &[u8]| {
-        if bytes.is_empty() { "-".to_owned() } else { shown(bytes) }
+        if bytes.is_empty() { "-".to_owned() } else { printable_bytes(bytes) }
     };
     [
         printable(&job.handle().to_string()),
@@ -227,7 +226,7 @@ pub(super) fn count(store: &mut dyn Store, form: Form, out: &mut dyn Write) -> R
     let mut rows = vec![["FUNCTION", "JOBS", "HIGH", "NORMAL", "LOW", "SCHEDULED"].map(str::to_owned).to_vec()];
     for (function, Counts { by_priority: [high, normal, low], scheduled }) in functions {
         let numbers = [high + normal + low, high, normal, low, scheduled].map(|number| number.to_string());
-        rows.push([shown(function.as_bytes())].into_iter().chain(numbers).collect());
+        rows.push([printable_bytes(function.as_bytes())].into_iter().chain(numbers).collect());
     }
     write!(out, "{}", aligned_within(&rows, &[false, true, true, true, true, true], room))?;
     Ok(0)
@@ -269,7 +268,7 @@ pub(super) fn verify(
         let object = json!({ "sound": sound, "quarantined": quarantined, "disordered": disordered, "joined": joined });
         writeln!(out, "{object}")?;
     } else {
-        writeln!(out, "{location}: {sound} jobs are sound")?;
+        writeln!(out, "{}: {sound} jobs are sound", printable(&location.to_string()))?;
         for (number, what) in [
             (quarantined, "entries are invalid; a server would quarantine them"),
             (disordered, "jobs have a number out of order; a server would renumber them"),
@@ -310,18 +309,4 @@ impl Table {
         let is_cut = self.room.is_some();
         rows.iter().try_for_each(|row| writeln!(out, "{}", row_text(row, widths, &NUMBERS, is_cut)))
     }
-}
-
-/// A printable name or id: bytes that are not UTF-8 become `\xNN`, and terminal control characters are
-/// escaped.
-fn shown(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(&printable(chunk.valid()));
-        for byte in chunk.invalid() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
 }

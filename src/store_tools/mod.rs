@@ -19,14 +19,14 @@ mod inspect;
 mod tests;
 mod url;
 
-use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
 pub use configured::location;
 pub use import::ImportArgs;
 pub use inspect::QueueArgs;
 
+use crate::client::tell;
 use crate::store::StoreError;
 
 /// There are invalid entries, or jobs were not moved.
@@ -94,11 +94,6 @@ pub fn run(tool: Tool) -> ExitCode {
             ExitCode::from(error.exit_status())
         }
     }
-}
-
-/// Prints a message to standard error, ignoring write errors.
-fn tell(tool: &str, message: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "gearmand {tool}: {message}");
 }
 
 /// The name of the user that runs this process: MySQL's default user name.
