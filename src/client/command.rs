@@ -3,7 +3,7 @@
 //! Writing to its standard input, reading both of its outputs, waiting for its exit and the time limit run
 //! concurrently, so that the command cannot block the worker, whatever the amount of data and the order in
 //! which it reads and writes. It leads its own process group: an interrupt typed at the terminal does not
-//! reach it, and a kill also reaches its children.
+//! reach it, and a kill also reaches its children. If the worker dies, the kernel kills the command.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use nix::errno::Errno;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
@@ -62,6 +64,14 @@ pub(super) enum Event {
     Warning(Vec<u8>),
     /// The last event.
     Ended(Outcome),
+}
+
+/// A command that has been started.
+pub(super) struct Running {
+    /// The caller must receive them; the last one is [`Event::Ended`].
+    pub(super) events: mpsc::Receiver<Event>,
+    /// The process group that the command leads.
+    pub(super) group: Option<u32>,
 }
 
 /// How a run ended.
@@ -131,17 +141,14 @@ impl JobCommand {
         }
     }
 
-    /// Starts a run. The caller must receive its events; the last one is [`Event::Ended`].
+    /// Starts a run.
     ///
     /// # Errors
     /// When no process can be created. The job is not to blame for that.
-    pub(super) fn start(
-        self: &Arc<Self>,
-        job: &AssignedJob,
-        kill: CancellationToken,
-    ) -> io::Result<mpsc::Receiver<Event>> {
+    pub(super) fn start(self: &Arc<Self>, job: &AssignedJob, kill: CancellationToken) -> io::Result<Running> {
         let capture = self.warnings || self.exception;
-        let mut child = Command::new(&self.program)
+        let mut process = Command::new(&self.program);
+        process
             .args(&self.arguments)
             .env("GEARMAN_JOB_HANDLE", OsStr::from_bytes(&job.handle))
             .env("GEARMAN_JOB_UNIQUE", OsStr::from_bytes(&job.unique))
@@ -150,8 +157,10 @@ impl JobCommand {
             .stdout(Stdio::piped())
             .stderr(if capture { Stdio::piped() } else { Stdio::inherit() })
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        die_with_this_thread(&mut process);
+        let mut child = process.spawn()?;
+        let group = child.id();
         let (events, receiver) = mpsc::channel(4);
         let command = Arc::clone(self);
         let workload = job.workload.clone();
@@ -162,7 +171,7 @@ impl JobCommand {
             // The receiver is dropped only when the whole worker ends.
             let _ = events.send(Event::Ended(outcome)).await;
         });
-        Ok(receiver)
+        Ok(Running { events: receiver, group })
     }
 
     async fn supervise(
@@ -297,6 +306,23 @@ impl JobCommand {
     }
 }
 
+/// Has the kernel kill the command when this process dies, even by SIGKILL: another worker gets its job then,
+/// and two must not run it at once. The kernel watches the thread that starts the command, which is the only
+/// thread of the worker's runtime.
+#[allow(unsafe_code, reason = "code between fork and exec has to keep to rules that the compiler cannot check")]
+fn die_with_this_thread(process: &mut Command) {
+    let worker = getpid();
+    let obey = move || {
+        set_pdeathsig(Signal::SIGKILL)?;
+        // The worker may have died before this call.
+        if getppid() == worker { Ok(()) } else { Err(io::Error::from(Errno::ESRCH)) }
+    };
+    // SAFETY: it makes two system calls, and neither allocates nor takes a lock.
+    unsafe {
+        process.pre_exec(obey);
+    }
+}
+
 /// Writes the workload to standard input. A command need not read it: unread input is not an error.
 async fn feed(stdin: Option<ChildStdin>, workload: Bytes) {
     if let Some(mut stdin) = stdin {
@@ -363,7 +389,7 @@ mod tests {
     }
 
     async fn run(command: JobCommand, workload: Vec<u8>, kill: CancellationToken) -> Outcome {
-        let mut events = Arc::new(command).start(&job(workload), kill).unwrap();
+        let mut events = Arc::new(command).start(&job(workload), kill).unwrap().events;
         loop {
             if let Some(Event::Ended(outcome)) = events.recv().await {
                 return outcome;

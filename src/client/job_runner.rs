@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, AssignedJob};
-use super::command::{Event, JobCommand, Outcome, TERM_GRACE};
+use super::command::{Event, JobCommand, Outcome, Running, TERM_GRACE};
 use super::connection::{Connection, ConnectionError};
 use super::limit::tell_limited;
 use super::tell;
@@ -32,6 +33,8 @@ pub(super) struct JobRunner<'worker> {
     pub(super) kill: &'worker CancellationToken,
     pub(super) verbose: bool,
     pub(super) server: &'worker ServerState,
+    /// Is told the process group of the command.
+    pub(super) group: Option<&'worker watch::Sender<Option<u32>>>,
 }
 
 /// End of a run.
@@ -66,7 +69,10 @@ impl JobRunner<'_> {
         let begin = Instant::now();
         // Without a process the job has no outcome: closing the connection gives it to another worker.
         let started = self.command.start(job, self.kill.clone());
-        let mut events = started.map_err(ConnectionError::Command)?;
+        let Running { mut events, group } = started.map_err(ConnectionError::Command)?;
+        if let Some(told) = self.group {
+            told.send_replace(group);
+        }
         if self.verbose {
             tell("work", format_args!("job {name} started"));
         }

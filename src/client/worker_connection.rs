@@ -132,7 +132,13 @@ impl WorkerConnection {
 
     fn job_runner(&self) -> JobRunner<'_> {
         let worker = &*self.worker;
-        JobRunner { command: &worker.command, kill: &worker.kill, verbose: worker.verbose, server: &self.server }
+        JobRunner {
+            command: &worker.command,
+            kill: &worker.kill,
+            verbose: worker.verbose,
+            server: &self.server,
+            group: None,
+        }
     }
 
     fn register(&self, connection: &mut Connection) -> Result<(), ConnectionError> {

@@ -62,16 +62,7 @@ fn a_worker_that_is_killed_is_replaced_and_its_job_done_by_another() {
     monitor.register("a", &["gate"]);
     let job = client.submit("gate", gate.workload().as_bytes());
     monitor.wait_for_state("a", "working");
-    // What the command of a killed worker does is its own affair; this one must not read what is meant for the next.
-    // The worker says that it works before its command is there.
-    let commands = wait_for("the command of the job", || {
-        let commands = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
-        (!commands.is_empty()).then_some(commands)
-    });
     kill(first, Signal::SIGKILL);
-    for command in commands.split_whitespace() {
-        kill(Pid::from_raw(command.parse().unwrap()), Signal::SIGKILL);
-    }
     // The pause before the next one is a fraction of a second.
     let second = pid(&monitor.name("b"));
     assert_ne!(first, second);
@@ -79,6 +70,31 @@ fn a_worker_that_is_killed_is_replaced_and_its_job_done_by_another() {
     monitor.register("b", &["gate"]);
     gate.open("done");
     assert_eq!(client.result(&job), b"done");
+}
+
+#[test]
+fn the_command_of_a_worker_that_is_killed_dies_with_it() {
+    let server = Server::ours(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("processes");
+    // A shell, a shell that it starts, and a child of that one; all ignore the end of their parents.
+    let inner = format!("sleep 1000 & echo $PPID $$ $! > {0}.new; mv {0}.new {0}; wait", file.display());
+    let slow = format!("slow=trap '' HUP TERM; sh -c '{inner}'; wait");
+    let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+    let _supervisor = supervisor(&server, &["-f", &slow]);
+    let first = pid(&monitor.name("a"));
+    monitor.register("a", &["slow"]);
+    client.submit("slow", b"");
+    let processes = wait_for("the processes of the command", || fs::read_to_string(&file).ok());
+    let processes: Vec<Pid> = processes.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap())).collect();
+    assert!(processes.len() == 3 && processes.iter().all(|process| runs(*process)), "{processes:?}");
+    // The worker has told its supervisor of the command before it answers.
+    monitor.status("a");
+    kill(first, Signal::SIGKILL);
+    for process in processes {
+        wait_for_end(process);
+    }
+    wait_for("the job in the queue", || (monitor.listed("slow") == (1, 0, 0)).then_some(()));
 }
 
 #[test]

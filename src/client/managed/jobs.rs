@@ -163,6 +163,7 @@ impl JobConnection {
             kill: &worker.kill,
             verbose: worker.settings.verbose,
             server: &self.server,
+            group: Some(&worker.supervisor.command),
         };
         let ended = job_runner
             .run(connection, job, |_, answer| {
@@ -170,6 +171,7 @@ impl JobConnection {
                 Ok(())
             })
             .await;
+        worker.supervisor.command.send_replace(None);
         worker.end_run(match &ended {
             Ok(ended) => match ended.outcome {
                 Outcome::Complete(_) => Some(false),

@@ -10,8 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, io};
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -21,12 +24,14 @@ use super::super::backoff::Backoff;
 use super::super::{ToolError, tell, worker};
 use super::settings::Settings;
 use super::state::End;
-use super::supervisor_ipc::{ANOTHER, KILL, LEAVE, Started, write_started};
+use super::supervisor_ipc::{KILL, LEAVE, Started, WorkerMessage, write_started};
 
 /// After this lifetime a worker counts as stable: the backoff before its restart starts over.
 const STEADY: Duration = Duration::from_secs(30);
 /// Time for a worker to end after `kill`, with its command killed, before it is killed itself.
 const KILL_GRACE: Duration = Duration::from_secs(3);
+/// Time to read the last messages of a worker that has died.
+const LAST_MESSAGES: Duration = Duration::from_secs(1);
 
 /// Runs workers until the last one was told to exit.
 pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
@@ -155,19 +160,26 @@ impl WorkerSlot {
         }
     }
 
-    /// Communicates with a worker until it ends.
+    /// Communicates with a worker until it ends. If it has died, its command is killed.
     async fn supervise(&self, worker: Worker) -> io::Result<ExitStatus> {
         let Supervisor { stop, kill, .. } = &*self.supervisor;
         let mut child = worker.child;
         let (reader, mut writer) = worker.line.into_split();
         let mut lines = BufReader::new(reader).lines();
         let (mut listening, mut told_to_leave, mut told_to_kill) = (true, false, false);
-        loop {
+        let mut command = None;
+        let status = loop {
             let said = tokio::select! {
-                status = child.wait() => return status,
-                line = lines.next_line(), if listening => match line.unwrap_or_default().as_deref() {
-                    Some(ANOTHER) => write_started(&self.another().await),
-                    Some(_) => continue,
+                status = child.wait() => break status?,
+                line = lines.next_line(), if listening => match line.unwrap_or_default() {
+                    Some(line) => match WorkerMessage::read(&line) {
+                        Some(WorkerMessage::Another) => write_started(&self.another().await),
+                        Some(WorkerMessage::Command(group)) => {
+                            command = group;
+                            continue;
+                        }
+                        None => continue,
+                    },
                     None => {
                         listening = false;
                         continue;
@@ -183,12 +195,16 @@ impl WorkerSlot {
                 }
                 () = tokio::time::sleep(KILL_GRACE), if told_to_kill => {
                     child.start_kill()?;
-                    return child.wait().await;
+                    break child.wait().await?;
                 }
             };
             // A worker that no longer reads is about to end.
             let _ = writer.write_all(said.as_bytes()).await;
+        };
+        if End::of(status).is_none() {
+            kill_command(&mut lines, command).await;
         }
+        Ok(status)
     }
 
     async fn another(&self) -> Started {
@@ -196,6 +212,26 @@ impl WorkerSlot {
         let gone = || "supervisor is stopping".to_owned();
         self.supervisor.requests.send(request).await.map_err(|_| gone())?;
         started.await.map_err(|_| gone())?
+    }
+}
+
+/// Kills the command of a worker that has died: its job goes to another worker, and must not run twice at
+/// once. The kernel kills the command itself, whose process group may contain others.
+async fn kill_command(lines: &mut Lines<BufReader<OwnedReadHalf>>, mut command: Option<u32>) {
+    let rest = async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Some(WorkerMessage::Command(group)) = WorkerMessage::read(&line) {
+                command = group;
+            }
+        }
+    };
+    // The end of the worker closes its socket.
+    let _ = tokio::time::timeout(LAST_MESSAGES, rest).await;
+    let group = command.and_then(|group| i32::try_from(group).ok());
+    // 0 would be the group of this process.
+    if let Some(group) = group.filter(|group| *group > 1) {
+        // The group may be empty.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
 }
 
