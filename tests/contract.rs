@@ -338,6 +338,12 @@ fn a_worker_that_is_to_end_finishes_its_job_and_takes_no_other() {
         case.exit("w");
         let status = case.ask("w", "status");
         assert_eq!((&status["state"], &status["running"][0]["function"]), (&json!("leaving"), &json!("sleep_ms")));
+        expect_refusal(&case.ask_for("w", "registerFunction", &["reverse"]), "registerFunction");
+        for verb in ["newWorker", "reload"] {
+            expect_refusal(&case.ask("w", verb), verb);
+        }
+        assert_eq!(case.ask_for("w", "unregisterFunction", &["sleep_ms"])["ok"], true);
+        case.exit("w");
         assert!(running.result().is_some());
         worker.expect_end(&[]);
         case.await_workers("manage_w", 0);
@@ -396,11 +402,6 @@ fn new_code_is_taken_up_without_dropping_a_job() {
         let worker = case.start_as("w", &["reverse", "sleep_ms"]);
         let version = case.ask("w", "version");
         assert_eq!((&version["language"], &version["contract"]), (&json!(case.subject.language()), &json!(1)));
-        if !case.subject.reloads() {
-            expect_refusal(&case.ask("w", "reload"), "reload");
-            case.reverse();
-            return;
-        }
         assert_eq!(version["version"], VERSION);
         case.set_version("2026-2");
         assert_eq!(case.ask("w", "version")["version"], VERSION, "not before it is told");
@@ -414,6 +415,7 @@ fn new_code_is_taken_up_without_dropping_a_job() {
         });
         assert_eq!((&status["id"], &status["pid"]), (&json!("w"), &json!(case.pid(&worker))));
         assert_eq!(names(&status["functionInUse"]), ["reverse", "sleep_ms"]);
+        assert_eq!(status["count"]["sleep_ms"], 1, "what was counted before stays");
         case.reverse();
     });
 }
@@ -479,9 +481,7 @@ fn no_job_is_lost_or_repeated_while_functions_and_workers_come_and_go() {
         case.new_worker("w");
         assert_eq!(case.set_id("sibling")["ok"], true);
         case.register("sibling", &["log_line"]);
-        if case.subject.reloads() {
-            wait_for("new code", || (case.ask("sibling", "reload")["ok"] == true).then_some(()));
-        }
+        wait_for("new code", || (case.ask("sibling", "reload")["ok"] == true).then_some(()));
         case.exit("w");
         expect_end(case.subject, &mut worker, first);
         // Each job is a process with some workers: all of them may take a slow machine longer than one wait.

@@ -38,14 +38,6 @@ impl Subject {
         }
     }
 
-    /// Whether it takes up new code; a worker that does not refuses `reload`.
-    pub(crate) fn reloads(self) -> bool {
-        match self {
-            Self::Ours => true,
-            Self::Php | Self::Python => false,
-        }
-    }
-
     /// The worker with the four functions of `FUNCTIONS`, for these servers (`HOST:PORT,HOST:PORT`) and this fleet. Its
     /// version is the first line of this file.
     pub(crate) fn command(self, servers: &str, fleet: &str, version_file: &Path) -> Command {
