@@ -262,7 +262,7 @@ struct UniqueSiblings {
 /// All jobs, indexed by slot, handle and unique id, and the schedule.
 #[derive(Debug)]
 pub(super) struct Jobs {
-    slots: Slab<Job>,
+    slots: Slab<usize, Job>,
     bodies: Bodies,
     last_number: u64,
     by_number: JobIndex,

@@ -40,6 +40,7 @@ mod effects;
 mod find;
 mod function;
 mod functions;
+mod ids;
 mod index;
 mod invariants;
 mod job;
@@ -151,23 +152,23 @@ pub struct JobServer {
     prefixes: Prefixes,
     memory_totals: MemoryTotals,
     /// Jobs that the store was asked to add, and the submissions that wait for its answer.
-    pending_adds: Slab<PendingAdd>,
-    pending_replies: Slab<PendingReply>,
+    pending_adds: Slab<usize, PendingAdd>,
+    pending_replies: Slab<usize, PendingReply>,
     /// Pending additions of jobs that are in use already, by job slot.
     late_adds: Map<u32, u32>,
     /// Reads of paged-out jobs that the store was asked for, and when to retry after a failed read.
-    loads: Slab<Load>,
+    loads: Slab<usize, Load>,
     load_again_us: Option<u64>,
     /// The slot of the next function to retry reads for, while a retry is in progress.
     loads_cursor: Option<usize>,
-    functions: Slab<Function>,
+    functions: Slab<usize, Function>,
     function_names: Map<FunctionName, u32>,
     /// The number of functions that the operator has paused or limited.
     functions_with_settings: usize,
-    connections: Slab<Connection>,
+    connections: Slab<usize, Connection>,
     clients: Clients,
     last_generation: u32,
-    abilities: Slab<Ability>,
+    abilities: Slab<usize, Ability>,
     /// Ability slots, by connection and function.
     ability_slots: Map<(u32, u32), u32>,
     /// Counters: how often an ability moved to the front or back of its order, and how often a connection or
@@ -183,7 +184,7 @@ pub struct JobServer {
     uncovered: VecDeque<ConnectionId>,
     /// When a far-ahead due date was last reported, on the monotonic clock.
     far_due_reported_us: Option<u64>,
-    waits: Slab<Wait>,
+    waits: Slab<usize, Wait>,
     /// By job slot: the number of waits of each connection, kept only where it may be near the limit.
     crowds: HashMap<u32, Crowd>,
     /// By job slot: messages that are being delivered to very many clients, in order.
@@ -191,7 +192,7 @@ pub struct JobServer {
     last_message: u64,
     /// The slots of those jobs, for round-robin delivery.
     undelivered: VecDeque<u32>,
-    runs: Slab<Run>,
+    runs: Slab<usize, Run>,
     attempt_history: AttemptHistory,
     /// The timeouts of running jobs, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,

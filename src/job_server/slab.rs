@@ -4,8 +4,10 @@
 //! with millions of jobs either holds the lock for a tenth of a second. Here no operation takes longer than
 //! allocating or freeing one page.
 
+use std::marker::PhantomData;
 use std::ops::{Index, IndexMut};
 
+use super::ids::SlotId;
 use super::index::NONE;
 
 /// The minimum size of a page, in bytes. The server makes the allocator map blocks of this size one by one:
@@ -16,9 +18,10 @@ pub(super) const PAGE_BYTES: usize = 4 << 20;
 /// fewer would cost more than it saves.
 const FREED_FROM: usize = 1024;
 
-/// The slots. A value keeps its slot number until it is removed; slot numbers are reused.
+/// The slots. A value keeps its slot number until it is removed; slot numbers are reused. `Id` is the type of
+/// the slot numbers.
 #[derive(Debug)]
-pub(super) struct Slab<T, const BYTES: usize = PAGE_BYTES> {
+pub(super) struct Slab<Id, T, const BYTES: usize = PAGE_BYTES> {
     /// The first page. It is not among the others, so that the slots of a small table are found with one step
     /// less.
     first: Page<T>,
@@ -30,6 +33,7 @@ pub(super) struct Slab<T, const BYTES: usize = PAGE_BYTES> {
     /// Pages that were freed.
     freed: Vec<u32>,
     len: usize,
+    id: PhantomData<Id>,
 }
 
 #[derive(Debug)]
@@ -48,16 +52,16 @@ enum Entry<T> {
     Occupied(T),
 }
 
-impl<T, const BYTES: usize> Default for Slab<T, BYTES> {
+impl<Id: SlotId, T, const BYTES: usize> Default for Slab<Id, T, BYTES> {
     fn default() -> Self {
         let mut links = PageLinks::default();
         links.add_page();
         let (first, pages) = (Page::default(), Vec::new());
-        Self { first, pages, links, open: NONE, freed: vec![0], len: 0 }
+        Self { first, pages, links, open: NONE, freed: vec![0], len: 0, id: PhantomData }
     }
 }
 
-impl<T, const BYTES: usize> Slab<T, BYTES> {
+impl<Id: SlotId, T, const BYTES: usize> Slab<Id, T, BYTES> {
     /// Slots per page: a power of two, so that a slot number is cheap to split.
     const SLOTS: usize = BYTES.div_ceil(size_of::<Entry<T>>()).next_power_of_two();
 
@@ -76,7 +80,7 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
     }
 
     /// Stores a value. Returns its slot.
-    pub(super) fn insert(&mut self, value: T) -> usize {
+    pub(super) fn insert(&mut self, value: T) -> Id {
         if self.open == NONE {
             self.add_page();
         }
@@ -101,11 +105,12 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         if is_full {
             self.links.remove(&mut self.open, number);
         }
-        number as usize * Self::SLOTS + place
+        Id::from_index(number as usize * Self::SLOTS + place)
     }
 
     /// Removes the value of a slot, which must be in use.
-    pub(super) fn remove(&mut self, slot: usize) -> T {
+    pub(super) fn remove(&mut self, slot: Id) -> T {
+        let slot = slot.index();
         let (number, place) = (slot / Self::SLOTS, slot % Self::SLOTS);
         let page = self.page_mut(number);
         let vacant = std::mem::replace(&mut page.vacant, in_32_bits(place));
@@ -130,7 +135,8 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         value
     }
 
-    pub(super) fn get(&self, slot: usize) -> Option<&T> {
+    pub(super) fn get(&self, slot: Id) -> Option<&T> {
+        let slot = slot.index();
         let page = if slot < Self::SLOTS { &self.first } else { self.pages.get(slot / Self::SLOTS - 1)? };
         match page.entries.get(slot % Self::SLOTS)? {
             Entry::Occupied(value) => Some(value),
@@ -138,7 +144,8 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         }
     }
 
-    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
+    pub(super) fn get_mut(&mut self, slot: Id) -> Option<&mut T> {
+        let slot = slot.index();
         let page = if slot < Self::SLOTS { &mut self.first } else { self.pages.get_mut(slot / Self::SLOTS - 1)? };
         match page.entries.get_mut(slot % Self::SLOTS)? {
             Entry::Occupied(value) => Some(value),
@@ -146,15 +153,15 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         }
     }
 
-    pub(super) fn contains(&self, slot: usize) -> bool {
+    pub(super) fn contains(&self, slot: Id) -> bool {
         self.get(slot).is_some()
     }
 
     /// All values with their slots, in slot order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &T)> {
         self.all_pages().flat_map(|(first, page)| {
             page.entries.iter().enumerate().filter_map(move |(place, entry)| match entry {
-                Entry::Occupied(value) => Some((first + place, value)),
+                Entry::Occupied(value) => Some((Id::from_index(first + place), value)),
                 Entry::Vacant(_) => None,
             })
         })
@@ -182,8 +189,8 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
     }
 }
 
-impl<'a, T, const BYTES: usize> IntoIterator for &'a Slab<T, BYTES> {
-    type Item = (usize, &'a T);
+impl<'a, Id: SlotId, T, const BYTES: usize> IntoIterator for &'a Slab<Id, T, BYTES> {
+    type Item = (Id, &'a T);
     type IntoIter = Box<dyn Iterator<Item = Self::Item> + 'a>;
 
     fn into_iter(self) -> Self::IntoIter {
@@ -191,17 +198,17 @@ impl<'a, T, const BYTES: usize> IntoIterator for &'a Slab<T, BYTES> {
     }
 }
 
-impl<T, const BYTES: usize> Index<usize> for Slab<T, BYTES> {
+impl<Id: SlotId, T, const BYTES: usize> Index<Id> for Slab<Id, T, BYTES> {
     type Output = T;
 
-    fn index(&self, slot: usize) -> &T {
-        self.get(slot).unwrap_or_else(|| not_in_use(slot))
+    fn index(&self, slot: Id) -> &T {
+        self.get(slot).unwrap_or_else(|| not_in_use(slot.index()))
     }
 }
 
-impl<T, const BYTES: usize> IndexMut<usize> for Slab<T, BYTES> {
-    fn index_mut(&mut self, slot: usize) -> &mut T {
-        self.get_mut(slot).unwrap_or_else(|| not_in_use(slot))
+impl<Id: SlotId, T, const BYTES: usize> IndexMut<Id> for Slab<Id, T, BYTES> {
+    fn index_mut(&mut self, slot: Id) -> &mut T {
+        self.get_mut(slot).unwrap_or_else(|| not_in_use(slot.index()))
     }
 }
 
@@ -274,7 +281,7 @@ mod tests {
     use super::*;
 
     /// A slab with few slots per page.
-    type Small = Slab<u32, 64>;
+    type Small = Slab<usize, u32, 64>;
 
     proptest! {
         /// Compares it with a plain map. Runs of one kind of step fill and empty pages.
@@ -306,14 +313,14 @@ mod tests {
         }
     }
 
-    fn pages_with_memory<T, const BYTES: usize>(slab: &Slab<T, BYTES>) -> usize {
+    fn pages_with_memory<T, const BYTES: usize>(slab: &Slab<usize, T, BYTES>) -> usize {
         slab.all_pages().filter(|(_, page)| page.entries.capacity() > 0).count()
     }
 
     #[test]
     fn a_page_is_freed_when_it_is_empty_and_used_again() {
         const SLOTS: usize = 8192;
-        type Pages = Slab<u64, { 16 * SLOTS }>;
+        type Pages = Slab<usize, u64, { 16 * SLOTS }>;
         let mut slab = Pages::new();
         assert_eq!(Pages::SLOTS, SLOTS);
         let fill = |slab: &mut Pages| (0..3 * SLOTS as u64).map(|value| slab.insert(value)).collect::<Vec<_>>();
@@ -335,7 +342,7 @@ mod tests {
 
     #[test]
     fn few_values_that_come_and_go_do_not_cost_an_allocation() {
-        let mut slab: Slab<u64> = Slab::new();
+        let mut slab: Slab<usize, u64> = Slab::new();
         slab.insert(0);
         let memory = slab.first.entries.as_ptr();
         slab.remove(0);
