@@ -163,7 +163,7 @@ impl JobServer {
     /// Whether a connection may get the next job of an ability's function and this priority.
     fn can_take(&self, ability: u32, priority: usize) -> bool {
         let Ability { function, mode, .. } = self.abilities[ability as usize];
-        let function = &self.functions[function as usize];
+        let function = &self.functions[function];
         let list = &function.ready[priority];
         list.len > 0
             && mode.is_none()
@@ -180,7 +180,7 @@ impl JobServer {
             self.work_budget.spend(price::ENTRY);
             let Ability { function, turn_next, .. } = self.abilities[ability as usize];
             for priority in Priority::ALL {
-                let head = |server: &Self| server.functions[function as usize].ready[priority.index()].first;
+                let head = |server: &Self| server.functions[function].ready[priority.index()].first;
                 while let Some(job) = self.jobs.find(head(self)).filter(|job| job.residency == Residency::Both) {
                     if count > 0 && self.is_turn_over() {
                         return false;
@@ -189,7 +189,7 @@ impl JobServer {
                     count += 1;
                     self.work_budget.spend(price::CHANGE);
                     let job = head(self);
-                    self.functions[function as usize].list(priority).remove(&mut self.jobs, job);
+                    self.functions[function].list(priority).remove(&mut self.jobs, job);
                     self.page_out(job, effects);
                 }
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::ids::FunctionSlot;
 use super::index::NONE;
 use super::refused::RefusedFunctions;
 use crate::protocol::{ConnectionOption, GrabKind};
@@ -18,7 +19,7 @@ pub(super) enum Sleep {
     Asleep,
     /// It was sent a NOOP for a job of `function`, which counts it as on its way. `serial` identifies this
     /// NOOP.
-    Woken { function: u32, serial: u64 },
+    Woken { function: FunctionSlot, serial: u64 },
     /// It did not answer a NOOP in time. It will read the NOOP and ask at some point; until then no function
     /// counts on it.
     Late,
@@ -88,7 +89,7 @@ pub(super) enum Pending {
     /// It asked for a job, and the search continues at this ability.
     Grab { kind: GrabKind, at: u32 },
     /// It no longer does this function, and still holds jobs of it.
-    GiveBack { function: u32 },
+    GiveBack { function: FunctionSlot },
 }
 
 /// The minimum number of revoked jobs that are remembered per connection; more if it has held more at a time.
@@ -208,7 +209,7 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct Ability {
     pub(super) connection: u32,
-    pub(super) function: u32,
+    pub(super) function: FunctionSlot,
     pub(super) timeout_ms: Option<u64>,
     pub(super) gauges: Arc<AbilityGauges>,
     /// The mode of this connection for the function, by the operator's rules; `None` if it gets jobs.

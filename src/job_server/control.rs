@@ -5,6 +5,7 @@ mod walk;
 pub use self::walk::{Cursor, Progress};
 use super::effects::Effects;
 use super::function::Function;
+use super::ids::FunctionSlot;
 use super::job::{JobState, Residency};
 use super::stored::{Edit, StoreOp};
 use super::tell::Said;
@@ -126,7 +127,7 @@ impl JobServer {
         let Some(slot) = self.function_names.get(name).copied() else {
             return DropFunction::NotFound;
         };
-        let function = &self.functions[slot as usize];
+        let function = &self.functions[slot];
         if function.workers > 0 || function.running > 0 {
             return DropFunction::InUse;
         }
@@ -197,14 +198,14 @@ impl JobServer {
     ) -> Result<usize, ControlError> {
         let Some(slot) = self.function_for_setting(name, limits != [0; 3])? else { return Ok(0) };
         self.decide(slot, |function| function.limits = limits, effects);
-        self.functions[slot as usize].publish_settings();
+        self.functions[slot].publish_settings();
         self.publish(slot);
         Ok(self.end_setting(slot))
     }
 
     /// Applies a change of how many jobs of a function may be handed out.
-    fn reopen(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
-        self.functions[function as usize].publish_settings();
+    fn reopen(&mut self, now: Now, function: FunctionSlot, effects: &mut impl Effects) {
+        self.functions[function].publish_settings();
         self.publish(function);
         self.cover(now, function, effects);
         // Nothing was read for it while it was paused.
@@ -362,19 +363,23 @@ impl JobServer {
         Ok(())
     }
 
-    fn known_function(&self, name: &[u8]) -> Result<u32, ControlError> {
+    fn known_function(&self, name: &[u8]) -> Result<FunctionSlot, ControlError> {
         self.function_names.get(name).copied().ok_or(ControlError::NoSuchFunction)
     }
 
     /// The function of this name, created if it is not known.
-    fn function_for_control(&mut self, name: &[u8]) -> Result<u32, ControlError> {
+    fn function_for_control(&mut self, name: &[u8]) -> Result<FunctionSlot, ControlError> {
         check_function_name(name)?;
         self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)
     }
 
     /// The function that gets a setting, or loses one if `is_set` is false. `None` if it is not known, and so
     /// has no setting to lose.
-    pub(super) fn function_for_setting(&mut self, name: &[u8], is_set: bool) -> Result<Option<u32>, ControlError> {
+    pub(super) fn function_for_setting(
+        &mut self,
+        name: &[u8],
+        is_set: bool,
+    ) -> Result<Option<FunctionSlot>, ControlError> {
         check_function_name(name)?;
         self.check_settings(name, is_set)?;
         let known = self.function_names.get(name).copied();
@@ -382,14 +387,14 @@ impl JobServer {
             return Ok(known);
         }
         let slot = self.function_for_control(name)?;
-        self.functions[slot as usize].settings_only = true;
+        self.functions[slot].settings_only = true;
         Ok(Some(slot))
     }
 
     /// Ends a change of a setting. Returns the number of functions affected now, and removes one kept only
     /// for it.
-    pub(super) fn end_setting(&mut self, slot: u32) -> usize {
-        let function = &self.functions[slot as usize];
+    pub(super) fn end_setting(&mut self, slot: FunctionSlot) -> usize {
+        let function = &self.functions[slot];
         if !function.settings_only {
             return 1;
         }
@@ -403,7 +408,7 @@ impl JobServer {
     /// Checks the limit of functions with settings, before the function is created in vain.
     pub(super) fn check_settings(&self, name: &[u8], is_set: bool) -> Result<(), ControlError> {
         let is_full = self.functions_with_settings >= self.policy.max_functions_with_settings();
-        let known = self.function_names.get(name).map(|slot| &self.functions[*slot as usize]);
+        let known = self.function_names.get(name).map(|slot| &self.functions[*slot]);
         let has_settings = known.is_some_and(Function::has_settings);
         if is_set && is_full && !has_settings { Err(ControlError::TooManySettings) } else { Ok(()) }
     }
@@ -431,7 +436,13 @@ impl JobServer {
     }
 
     /// Moves a waiting job to another function, unless it equals one there.
-    fn transfer(&mut self, now: Now, slot: u32, to: u32, effects: &mut impl Effects) -> Result<(), ControlError> {
+    fn transfer(
+        &mut self,
+        now: Now,
+        slot: u32,
+        to: FunctionSlot,
+        effects: &mut impl Effects,
+    ) -> Result<(), ControlError> {
         if self.jobs.equal_in(slot, to).is_some() {
             return Err(ControlError::JobExistsThere);
         }
@@ -449,7 +460,7 @@ impl JobServer {
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority.index(), job.state);
         let due = (job.due_s(), job.number(), slot);
-        let of = &mut self.functions[function as usize];
+        let of = &mut self.functions[function];
         match state {
             JobState::Ready(_) => of.ready[priority].remove(&mut self.jobs, slot),
             JobState::PagedOut(_) => of.paged_out[priority].remove(&mut self.jobs, slot),
@@ -468,7 +479,7 @@ impl JobServer {
 
     /// Inserts a removed job where it belongs now.
     fn put_back(&mut self, now: Now, slot: u32, is_scheduled: bool, effects: &mut impl Effects) {
-        let function = &mut self.functions[self.jobs.get(slot).function as usize];
+        let function = &mut self.functions[self.jobs.get(slot).function];
         function.returns = function.returns.wrapping_add(1);
         if !is_scheduled {
             return self.make_ready(now, slot, effects);
@@ -477,11 +488,11 @@ impl JobServer {
     }
 
     /// Sends the new fields of a stored job to the store. `before` is its previous function.
-    fn store_edit(&self, slot: u32, before: u32, effects: &mut impl Effects) {
+    fn store_edit(&self, slot: u32, before: FunctionSlot, effects: &mut impl Effects) {
         let job = self.jobs.get(slot);
         if job.residency.is_stored() {
-            let key = job.key(&self.functions[before as usize].name);
-            let function = self.functions[job.function as usize].name.clone();
+            let key = job.key(&self.functions[before].name);
+            let function = self.functions[job.function].name.clone();
             effects.store(StoreOp::Edit { key, edit: Edit { function, priority: job.priority, due_s: job.due_s() } });
         }
     }

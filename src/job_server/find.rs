@@ -6,6 +6,7 @@
 use std::ops::{ControlFlow, Range};
 
 use super::control::LOOKS_PER_CALL;
+use super::ids::{FunctionSlot, SlotId};
 use super::index::NONE;
 use super::job::{JobRef, JobState};
 use super::list::{JobView, LISTS, QUEUED_LISTS};
@@ -72,7 +73,7 @@ const IN_RUNS: u64 = 1 << 55;
 /// A query with its names looked up.
 struct Wanted<'a> {
     query: JobQuery<'a>,
-    function: Option<u32>,
+    function: Option<FunctionSlot>,
 }
 
 impl JobServer {
@@ -163,9 +164,9 @@ impl JobServer {
             }
             Path::Function => {
                 let lists = lists_of(wanted.query.stage);
-                let function = wanted.function.unwrap_or(NONE);
+                let function = wanted.function.unwrap_or(FunctionSlot::NONE);
                 let listed: usize = lists.map(|list| self.list_of(function, list).len as usize).sum();
-                listed + if has_runs(wanted) { self.functions[function as usize].running as usize } else { 0 }
+                listed + if has_runs(wanted) { self.functions[function].running as usize } else { 0 }
             }
         }
     }
@@ -276,11 +277,11 @@ impl JobServer {
             return next.or_else(|| has_runs(wanted).then_some(IN_RUNS));
         }
         let place = place & !IN_RUNS;
-        if self.functions[function as usize].running as usize > LOOKS_PER_CALL {
+        if self.functions[function].running as usize > LOOKS_PER_CALL {
             let next = in_slots(self.run_bound(), place, looks, |run| self.job_of_run(run), act);
             return next.map(|next| next | IN_RUNS);
         }
-        let first = Some(self.functions[function as usize].first_run).filter(|run| *run != NONE);
+        let first = Some(self.functions[function].first_run).filter(|run| *run != NONE);
         let next_of = |run: &u32| Some(self.runs[*run as usize].next_of_function).filter(|run| *run != NONE);
         let runs = std::iter::successors(first, next_of).inspect(|_| *looks += 1);
         let runs = smallest(runs.filter(|run| u64::from(*run) >= place));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::function::Function;
+use super::ids::FunctionSlot;
 use super::index::NONE;
 use super::{JobServer, price};
 use crate::protocol::{FunctionName, PeerError, Priority};
@@ -13,9 +14,9 @@ const FORGOTTEN_AT_ONCE: usize = 64;
 
 impl JobServer {
     /// The function of this name, created if there is room for it.
-    pub(super) fn function_slot(&mut self, name: &[u8]) -> Result<u32, PeerError> {
+    pub(super) fn function_slot(&mut self, name: &[u8]) -> Result<FunctionSlot, PeerError> {
         if let Some(slot) = self.function_names.get(name) {
-            self.functions[*slot as usize].mark_named();
+            self.functions[*slot].mark_named();
             return Ok(*slot);
         }
         if self.functions.len() >= self.policy.max_functions && !self.forget_unused_functions() {
@@ -25,9 +26,9 @@ impl JobServer {
     }
 
     /// The function of this name, created regardless of the limit.
-    pub(super) fn function_or_new(&mut self, name: &[u8]) -> u32 {
+    pub(super) fn function_or_new(&mut self, name: &[u8]) -> FunctionSlot {
         if let Some(slot) = self.function_names.get(name) {
-            self.functions[*slot as usize].mark_named();
+            self.functions[*slot].mark_named();
             return *slot;
         }
         let name = FunctionName::new(name);
@@ -35,22 +36,21 @@ impl JobServer {
         let gauges = Arc::new(FunctionGauges::default());
         self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
         let slot = self.functions.insert(Function::new(name.clone(), gauges));
-        let slot = u32::try_from(slot).unwrap_or(NONE);
         self.function_names.insert(name, slot);
         self.list_if_unused(slot);
         slot
     }
 
     /// Removes a function that has neither workers nor jobs.
-    pub(super) fn remove_function(&mut self, slot: u32) {
-        let place = self.functions[slot as usize].unused_place;
+    pub(super) fn remove_function(&mut self, slot: FunctionSlot) {
+        let place = self.functions[slot].unused_place;
         if place != NONE {
             let functions = &mut self.functions;
             change_list(&mut self.functions_unused, slot, place, |moved, place| {
-                functions[moved as usize].unused_place = place;
+                functions[moved].unused_place = place;
             });
         }
-        let removed = self.functions.remove(slot as usize);
+        let removed = self.functions.remove(slot);
         self.memory_totals.names -= removed.name.as_bytes().len() as u64;
         self.function_names.remove(&removed.name);
         self.stats.functions.remove(&removed.name);
@@ -58,19 +58,19 @@ impl JobServer {
     }
 
     /// Publishes a function that has changed, and updates the lists of functions.
-    pub(super) fn publish(&mut self, slot: u32) {
-        self.functions[slot as usize].publish(&self.jobs);
+    pub(super) fn publish(&mut self, slot: FunctionSlot) {
+        self.functions[slot].publish(&self.jobs);
         self.count_in_use(slot);
     }
 
     /// Publishes a function of which only the number of running jobs has changed.
-    pub(super) fn publish_running(&mut self, slot: u32) {
-        self.functions[slot as usize].publish_running();
+    pub(super) fn publish_running(&mut self, slot: FunctionSlot) {
+        self.functions[slot].publish_running();
         self.count_in_use(slot);
     }
 
-    fn count_in_use(&mut self, slot: u32) {
-        let function = &self.functions[slot as usize];
+    fn count_in_use(&mut self, slot: FunctionSlot) {
+        let function = &self.functions[slot];
         let is_listed_by_priority =
             (0..Priority::ALL.len()).all(|index| function.is_ready(index) == (function.ready_places[index] != NONE));
         let is_listed_if_unused = function.is_unused() == (function.unused_place != NONE);
@@ -82,40 +82,40 @@ impl JobServer {
             self.list_if_unused(slot);
         }
         if has_settings != is_counted {
-            self.functions[slot as usize].counted_with_settings = has_settings;
+            self.functions[slot].counted_with_settings = has_settings;
             let count = self.functions_with_settings;
             self.functions_with_settings = if has_settings { count + 1 } else { count - 1 };
         }
     }
 
     /// Adds a function to the lists of functions with ready jobs, by priority, or removes it.
-    fn list_if_ready(&mut self, slot: u32) {
+    fn list_if_ready(&mut self, slot: FunctionSlot) {
         for priority in 0..Priority::ALL.len() {
-            let function = &self.functions[slot as usize];
+            let function = &self.functions[slot];
             let place = function.ready_places[priority];
             if function.is_ready(priority) == (place != NONE) {
                 continue;
             }
             let functions = &mut self.functions;
             let new_place = change_list(&mut self.functions_ready[priority], slot, place, |moved, place| {
-                functions[moved as usize].ready_places[priority] = place;
+                functions[moved].ready_places[priority] = place;
             });
-            self.functions[slot as usize].ready_places[priority] = new_place;
+            self.functions[slot].ready_places[priority] = new_place;
         }
     }
 
     /// Adds a function to the list of unused functions, or removes it.
-    fn list_if_unused(&mut self, slot: u32) {
-        let function = &self.functions[slot as usize];
+    fn list_if_unused(&mut self, slot: FunctionSlot) {
+        let function = &self.functions[slot];
         let place = function.unused_place;
         if function.is_unused() == (place != NONE) {
             return;
         }
         let functions = &mut self.functions;
         let new_place = change_list(&mut self.functions_unused, slot, place, |moved, place| {
-            functions[moved as usize].unused_place = place;
+            functions[moved].unused_place = place;
         });
-        self.functions[slot as usize].unused_place = new_place;
+        self.functions[slot].unused_place = new_place;
     }
 
     /// At the limit, evicts functions without jobs, workers and settings. Returns whether it did.
@@ -134,7 +134,12 @@ impl JobServer {
 
 /// Adds `slot` to a list, or removes it if it has a place there. Returns its new place; `tell` is called with
 /// the slot that was moved by a removal, and its new place.
-fn change_list(list: &mut Vec<u32>, slot: u32, place: u32, tell: impl FnOnce(u32, u32)) -> u32 {
+fn change_list(
+    list: &mut Vec<FunctionSlot>,
+    slot: FunctionSlot,
+    place: u32,
+    tell: impl FnOnce(FunctionSlot, u32),
+) -> u32 {
     if place == NONE {
         list.push(slot);
         return u32::try_from(list.len() - 1).unwrap_or(NONE);

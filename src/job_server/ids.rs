@@ -44,3 +44,29 @@ impl SlotId for usize {
         self
     }
 }
+
+macro_rules! slot_ids {
+    ($($(#[$attribute:meta])* $name:ident;)*) => {$(
+        $(#[$attribute])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(transparent)]
+        pub(super) struct $name(u32);
+
+        impl SlotId for $name {
+            const NONE: Self = Self(u32::MAX);
+
+            fn new(number: u32) -> Self {
+                Self(number)
+            }
+
+            fn number(self) -> u32 {
+                self.0
+            }
+        }
+    )*};
+}
+
+slot_ids! {
+    /// The slot of a function.
+    FunctionSlot;
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::connection::{Connection, Sleep, Wait};
 use super::function::{Function, JobList};
+use super::ids::FunctionSlot;
 use super::index::NONE;
 use super::job::{JobRef, JobState, Links, Residency};
 use super::paging::MemoryTotals;
@@ -155,7 +156,7 @@ impl JobServer {
     }
 
     fn check_functions(&self) {
-        let mut expected: HashMap<u32, [u32; 14]> = HashMap::new();
+        let mut expected: HashMap<FunctionSlot, [u32; 14]> = HashMap::new();
         for (_, job) in self.live_jobs() {
             let counts = expected.entry(job.function).or_default();
             match job.state {
@@ -173,18 +174,18 @@ impl JobServer {
             let ready = self.functions.iter().filter(|(_, function)| function.ready[priority].len > 0);
             assert_eq!(ready.count(), functions.len(), "functions with ready jobs are miscounted");
             for (place, slot) in functions.iter().enumerate() {
-                let function = &self.functions[*slot as usize];
+                let function = &self.functions[*slot];
                 let is_there = function.ready_places[priority] as usize == place && function.ready[priority].len > 0;
                 assert!(is_there, "a function is not where it says");
             }
         }
         for (place, slot) in self.functions_unused.iter().enumerate() {
-            let function = &self.functions[*slot as usize];
+            let function = &self.functions[*slot];
             assert!(function.unused_place as usize == place && function.is_unused(), "a function in use is unused");
         }
         assert_eq!(self.stats.functions.len(), self.functions.len());
         for (slot, function) in &self.functions {
-            let counts = expected.remove(&u32::try_from(slot).unwrap_or(NONE)).unwrap_or_default();
+            let counts = expected.remove(&slot).unwrap_or_default();
             for priority in Priority::ALL.map(Priority::index) {
                 self.check_list(function.ready[priority], counts[priority], JobState::Ready);
                 self.check_list(function.paged_out[priority], counts[6 + priority], JobState::PagedOut);
@@ -300,7 +301,7 @@ impl JobServer {
             let (mut run, mut before, mut count) = (function.first_run, NONE, 0);
             while run != NONE {
                 let state = &self.runs[run as usize];
-                let of = self.jobs.get(state.job).function as usize;
+                let of = self.jobs.get(state.job).function;
                 assert_eq!((of, state.previous_of_function), (slot, before), "a function's runs are torn");
                 (before, run, count) = (run, state.next_of_function, count + 1);
             }
@@ -326,7 +327,7 @@ impl JobServer {
     }
 
     fn check_sleepers(&self) {
-        let mut waking: HashMap<u32, u32> = HashMap::new();
+        let mut waking: HashMap<FunctionSlot, u32> = HashMap::new();
         let (mut abilities, mut sleeping) = (0, 0);
         for (slot, connection) in &self.connections {
             abilities += self.check_abilities(slot, connection);
@@ -347,12 +348,12 @@ impl JobServer {
         }
         assert_eq!(abilities, self.abilities.len(), "an ability has no connection");
         for (slot, function) in &self.functions {
-            let counted = waking.remove(&u32::try_from(slot).unwrap_or(NONE)).unwrap_or(0);
+            let counted = waking.remove(&slot).unwrap_or(0);
             assert_eq!(function.waking, counted, "workers on their way are miscounted");
             let (mut ability, mut before) = (function.first_sleeper, NONE);
             while ability != NONE {
                 let state = &self.abilities[ability as usize];
-                assert_eq!((state.function as usize, state.previous), (slot, before), "a list of sleepers is torn");
+                assert_eq!((state.function, state.previous), (slot, before), "a list of sleepers is torn");
                 let sleep = self.connections[state.connection as usize].sleep;
                 assert_eq!(sleep, Sleep::Asleep, "one who does not sleep is in a list of sleepers");
                 assert!(self.is_listed(ability), "one who gets no jobs is in a list of sleepers");
@@ -399,8 +400,7 @@ impl JobServer {
 
     /// Whether a job waits uncovered while a worker sleeps that could do it and that will not be checked
     /// again.
-    fn is_forgotten(&self, slot: usize, function: &Function) -> bool {
-        let slot = u32::try_from(slot).unwrap_or(NONE);
+    fn is_forgotten(&self, slot: FunctionSlot, function: &Function) -> bool {
         let is_hopeless = |connection: u32| {
             let state = &self.connections[connection as usize];
             let able = self.find_ability(connection, slot).is_some_and(|ability| self.is_listed(ability));
@@ -426,7 +426,7 @@ impl JobServer {
             let (mut ability, mut before, mut count) = (function.first_wide, NONE, 0);
             while ability != NONE {
                 let state = &self.abilities[ability as usize];
-                assert_eq!((state.function as usize, state.previous), (slot, before), "wide abilities are torn");
+                assert_eq!((state.function, state.previous), (slot, before), "wide abilities are torn");
                 assert!(
                     self.connections[state.connection as usize].is_wide,
                     "one with few functions is among the wide"

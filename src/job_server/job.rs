@@ -20,6 +20,7 @@ use self::body::Held;
 pub(super) use self::prefixes::Prefixes;
 pub(super) use self::residency::Residency;
 use super::Now;
+use super::ids::{FunctionSlot, SlotId};
 use super::index::{JobIndex, NONE};
 use super::map::Map;
 use super::packed_uint::PackedUint;
@@ -84,7 +85,7 @@ pub(super) struct Job {
     /// When it was submitted, in milliseconds since 1970; 0 if unknown.
     submitted_ms: PackedUint<6>,
     pub(super) state: JobState,
-    pub(super) function: u32,
+    pub(super) function: FunctionSlot,
     /// See [`VacantEntry`].
     hash: u32,
     /// The head of the list of its waits.
@@ -118,7 +119,7 @@ impl Deref for JobRef<'_> {
 }
 
 impl Job {
-    fn new(now: Now, number: u64, function: u32, submission: &Submission<'_>, body: Held, hash: u32) -> Self {
+    fn new(now: Now, number: u64, function: FunctionSlot, submission: &Submission<'_>, body: Held, hash: u32) -> Self {
         let Submission { unique, reducer, .. } = *submission;
         Self {
             body,
@@ -352,7 +353,13 @@ impl Jobs {
 
     /// Inserts a new job into the entry that [`find_equal`](Self::find_equal) found vacant. It is in the
     /// indexes, and in no list yet.
-    pub(super) fn insert(&mut self, now: Now, function: u32, submission: &Submission<'_>, vacant: VacantEntry) -> u32 {
+    pub(super) fn insert(
+        &mut self,
+        now: Now,
+        function: FunctionSlot,
+        submission: &Submission<'_>,
+        vacant: VacantEntry,
+    ) -> u32 {
         self.last_number += 1;
         let Submission { unique, reducer, workload, .. } = *submission;
         let body = Held::new(&mut self.bodies, unique, reducer, workload);
@@ -363,7 +370,7 @@ impl Jobs {
     /// Inserts a job from a store, under its own number, as [`insert`](Self::insert) does.
     pub(super) fn restore(
         &mut self,
-        function: u32,
+        function: FunctionSlot,
         job: StoredJob,
         prefix: u8,
         residency: Residency,
@@ -487,7 +494,7 @@ impl Jobs {
         }
     }
 
-    fn remove_unique(&mut self, slot: u32, hash: u32, function: u32) {
+    fn remove_unique(&mut self, slot: u32, hash: u32, function: FunctionSlot) {
         // Usually there are none, and the slot need not be hashed.
         let siblings = if self.siblings.is_empty() { None } else { self.siblings.remove(&slot) };
         let Some(UniqueSiblings { newer, older }) = siblings else {
@@ -513,7 +520,12 @@ impl Jobs {
     /// The live job that a submission coalesces with, or the vacant entry for it.
     ///
     /// The unique id is hashed once: a peer chooses it, so the hash is keyed, which is not cheap.
-    pub(super) fn find_equal(&self, function: u32, unique: &[u8], workload: &[u8]) -> Result<u32, VacantEntry> {
+    pub(super) fn find_equal(
+        &self,
+        function: FunctionSlot,
+        unique: &[u8],
+        workload: &[u8],
+    ) -> Result<u32, VacantEntry> {
         if has_unique(unique) {
             let hash = self.hash(unique);
             let Some(newest) = self.find_unique_hashed(unique, hash) else {
@@ -563,9 +575,9 @@ impl Jobs {
 }
 
 /// The hash in the index that includes the function.
-fn key_hash(hash: u32, function: u32) -> u32 {
+fn key_hash(hash: u32, function: FunctionSlot) -> u32 {
     // The server assigns the function's slot: spreading it needs no secret.
-    hash ^ function.wrapping_add(1).wrapping_mul(0x9e37_79b1)
+    hash ^ function.number().wrapping_add(1).wrapping_mul(0x9e37_79b1)
 }
 
 /// Whether a job can be looked up by this unique id.

@@ -6,6 +6,7 @@ use std::ops::{ControlFlow, Range};
 
 use super::attempt_history::FailedAttempt;
 use super::control::LOOKS_PER_CALL;
+use super::ids::FunctionSlot;
 use super::index::NONE;
 use super::job::{JobRef, JobState, Residency};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
@@ -171,7 +172,7 @@ impl JobServer {
     /// [`list_queued_jobs`](Self::list_queued_jobs) does.
     pub(super) fn list_in_lists(
         &self,
-        function: u32,
+        function: FunctionSlot,
         lists: Range<usize>,
         place: u64,
         looks: &mut usize,
@@ -207,7 +208,12 @@ impl JobServer {
 
     /// The list in which a listing continues, and the job there; [`NONE`] for the next list. Or the cursor
     /// that one call has reached in looking for it.
-    fn behind(&self, function: u32, place: QueuePlace, looks: &mut usize) -> ControlFlow<QueuePlace, (usize, u32)> {
+    fn behind(
+        &self,
+        function: FunctionSlot,
+        place: QueuePlace,
+        looks: &mut usize,
+    ) -> ControlFlow<QueuePlace, (usize, u32)> {
         let QueuePlace { list, number, .. } = place;
         if list >= LISTS {
             return ControlFlow::Continue((list, NONE));
@@ -279,7 +285,7 @@ impl JobServer {
         };
         Some(JobView {
             handle: job.handle(&self.prefixes),
-            function: &self.functions[job.function as usize].name,
+            function: &self.functions[job.function].name,
             unique: job.unique(),
             priority: job.priority,
             stage,

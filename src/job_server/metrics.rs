@@ -1,5 +1,6 @@
 //! Metrics of jobs: events that are counted and times that are measured.
 
+use super::ids::FunctionSlot;
 use super::work::Outcome;
 use super::{JobServer, Now};
 use crate::stats::histogram::bucket_of;
@@ -7,8 +8,8 @@ use crate::stats::{AbilityGauges, Gauge, JobCounters};
 
 impl JobServer {
     /// Counts an event of a job, for its function and in total.
-    pub(super) fn tally(&self, function: u32, counter: fn(&JobCounters) -> &Gauge) {
-        counter(self.functions[function as usize].gauges.counters.get_or_make()).bump(1);
+    pub(super) fn tally(&self, function: FunctionSlot, counter: fn(&JobCounters) -> &Gauge) {
+        counter(self.functions[function].gauges.counters.get_or_make()).bump(1);
         counter(&self.stats.counters).bump(1);
     }
 
@@ -19,7 +20,7 @@ impl JobServer {
             && job.attempts == 0
         {
             let waited_us = now.unix_us.saturating_sub(since_ms * 1000);
-            self.functions[job.function as usize].gauges.wait.record(waited_us);
+            self.functions[job.function].gauges.wait.record(waited_us);
         }
     }
 
@@ -38,11 +39,11 @@ impl JobServer {
         let took_us = now.monotonic_us.saturating_sub(run.since_us);
         let bucket = bucket_of(took_us);
         run.gauges.run.get_or_make().record_in(bucket, took_us);
-        self.functions[function as usize].gauges.run.get_or_make().record_in(bucket, took_us);
+        self.functions[function].gauges.run.get_or_make().record_in(bucket, took_us);
         self.count_outcome(function, Some(&run.gauges), outcome);
     }
 
-    fn count_outcome(&self, function: u32, worker: Option<&AbilityGauges>, outcome: &Outcome<'_>) {
+    fn count_outcome(&self, function: FunctionSlot, worker: Option<&AbilityGauges>, outcome: &Outcome<'_>) {
         if let Some(worker) = worker.map(|worker| worker.counters.get_or_make()) {
             let counter = match outcome {
                 Outcome::Complete(_) => &worker.done,

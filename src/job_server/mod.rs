@@ -85,6 +85,7 @@ use self::clients::Clients;
 use self::connection::{Ability, Connection, Pending, Run, Wait};
 use self::crowd::Crowd;
 use self::function::Function;
+use self::ids::FunctionSlot;
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::map::Map;
@@ -161,8 +162,8 @@ pub struct JobServer {
     load_again_us: Option<u64>,
     /// The slot of the next function to retry reads for, while a retry is in progress.
     loads_cursor: Option<usize>,
-    functions: Slab<usize, Function>,
-    function_names: Map<FunctionName, u32>,
+    functions: Slab<FunctionSlot, Function>,
+    function_names: Map<FunctionName, FunctionSlot>,
     /// The number of functions that the operator has paused or limited.
     functions_with_settings: usize,
     connections: Slab<usize, Connection>,
@@ -170,7 +171,7 @@ pub struct JobServer {
     last_generation: u32,
     abilities: Slab<usize, Ability>,
     /// Ability slots, by connection and function.
-    ability_slots: Map<(u32, u32), u32>,
+    ability_slots: Map<(u32, FunctionSlot), u32>,
     /// Counters: how often an ability moved to the front or back of its order, and how often a connection or
     /// an ability joined sleepers.
     last_turn: i64,
@@ -197,10 +198,10 @@ pub struct JobServer {
     /// The timeouts of running jobs, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
     /// By priority, functions with ready jobs, unordered. Each function stores its index in here.
-    functions_ready: [Vec<u32>; 3],
+    functions_ready: [Vec<FunctionSlot>; 3],
     /// Functions without jobs, workers and settings, unordered: they may be evicted. Each function stores its
     /// index in here.
-    functions_unused: Vec<u32>,
+    functions_unused: Vec<FunctionSlot>,
     /// The work spent since [`JobServer::start_turn`], and the limit.
     work_budget: WorkBudget,
     /// Sleeping connections that may take jobs again and whose functions are not covered yet. Empty between
@@ -568,7 +569,7 @@ impl JobServer {
             let (_, _, job) = entry;
             self.jobs.schedule.remove(&entry);
             let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority.index());
-            let of = &mut self.functions[function as usize];
+            let of = &mut self.functions[function];
             of.scheduled[priority].remove(&mut self.jobs, job);
             of.returns = of.returns.wrapping_add(1);
             self.make_ready(now, job, effects);

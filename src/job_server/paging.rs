@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::account::weight::OPERATION;
 use super::effects::{Effects, Event};
+use super::ids::{FunctionSlot, SlotId};
 use super::job::{JobState, Residency, SHARED_FROM};
 use super::stored::{StoreFailure, StoreOp, StoreReport, StoredJob};
 use super::tell::Said;
@@ -55,7 +56,7 @@ pub(super) struct MemoryTotals {
 /// A read of paged-out jobs. Its slot is the ticket of the operation.
 #[derive(Debug)]
 pub(super) struct Load {
-    function: u32,
+    function: FunctionSlot,
     priority: Priority,
     /// The slots and numbers of the jobs: some may have ended meanwhile.
     jobs: Vec<(u32, u64)>,
@@ -137,7 +138,7 @@ impl JobServer {
     /// Whether a stored job that would be ready must be paged out.
     pub(super) fn must_page_out(&self, job: u32) -> bool {
         let job = self.jobs.get(job);
-        let (function, priority) = (&self.functions[job.function as usize], job.priority.index());
+        let (function, priority) = (&self.functions[job.function], job.priority.index());
         let limit = self.policy.stored_workloads_max;
         let over_limit = match function.ready[priority].len {
             // Short queues get some more, so that their jobs need not be read back at once.
@@ -165,19 +166,19 @@ impl JobServer {
             self.evict(job);
         }
         let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
-        self.functions[function as usize].paged_out[priority.index()].push(&mut self.jobs, job, JobState::PagedOut);
+        self.functions[function].paged_out[priority.index()].push(&mut self.jobs, job, JobState::PagedOut);
         self.publish(function);
         self.read_ahead(function, effects);
     }
 
     /// Reads paged-out jobs of a function ahead if its workers will soon need them.
-    pub(super) fn read_ahead(&mut self, function: u32, effects: &mut impl Effects) {
-        if self.functions[function as usize].paged_out.iter().all(|list| list.len == 0) {
+    pub(super) fn read_ahead(&mut self, function: FunctionSlot, effects: &mut impl Effects) {
+        if self.functions[function].paged_out.iter().all(|list| list.len == 0) {
             return;
         }
         for priority in Priority::ALL {
             let Self { functions, policy, memory_totals, .. } = self;
-            let state = &mut functions[function as usize];
+            let state = &mut functions[function];
             let index = priority.index();
             let limit = policy.stored_workloads_max;
             let ahead = match memory_totals.stored {
@@ -235,7 +236,7 @@ impl JobServer {
                 self.drop_missing(job, effects);
                 continue;
             };
-            let state = &mut self.functions[function as usize];
+            let state = &mut self.functions[function];
             state.loading[priority.index()].remove(&mut self.jobs, job);
             state.returns = state.returns.wrapping_add(1);
             self.uncount(job);
@@ -255,7 +256,7 @@ impl JobServer {
         }
         self.loads.remove(ticket as usize);
         // The function may have been removed with its last job.
-        if self.functions.contains(function as usize) {
+        if self.functions.contains(function) {
             self.publish(function);
             self.read_ahead(function, effects);
         }
@@ -266,7 +267,7 @@ impl JobServer {
     fn page_out_unread(
         &mut self,
         now: Now,
-        function: u32,
+        function: FunctionSlot,
         priority: Priority,
         jobs: &[(u32, u64)],
         result: Result<Vec<Option<Bytes>>, StoreFailure>,
@@ -279,7 +280,7 @@ impl JobServer {
         for (job, number) in jobs.iter().skip(workloads.len()).rev() {
             self.work_budget.spend(price::ENTRY);
             if self.is_loading(*job, *number) {
-                let state = &mut self.functions[function as usize];
+                let state = &mut self.functions[function];
                 state.loading[priority.index()].remove(&mut self.jobs, *job);
                 state.returns = state.returns.wrapping_add(1);
                 let paged_out = &mut state.paged_out[priority.index()];
@@ -303,7 +304,7 @@ impl JobServer {
     fn drop_missing(&mut self, job: u32, effects: &mut impl Effects) {
         let gone = self.jobs.get(job);
         let handle = gone.handle(&self.prefixes);
-        let function = &self.functions[gone.function as usize].name;
+        let function = &self.functions[gone.function].name;
         effects.report(Event::JobMissing { function, handle, unique: gone.unique() });
         self.tally(gone.function, |counters| &counters.dropped);
         self.end(job, None, Said::Fail, effects);
@@ -322,8 +323,9 @@ impl JobServer {
         while let Some(slot) = self.loads_cursor.filter(|_| !self.is_turn_over()) {
             self.loads_cursor = (slot + 1 < self.functions.bound()).then_some(slot + 1);
             self.work_budget.spend(price::ENTRY);
-            if self.functions.contains(slot) {
-                self.read_ahead(u32::try_from(slot).unwrap_or(super::NONE), effects);
+            let function = FunctionSlot::from_index(slot);
+            if self.functions.contains(function) {
+                self.read_ahead(function, effects);
             }
         }
     }

@@ -48,7 +48,7 @@ impl JobServer {
         let job = self.jobs.get_mut(job);
         job.state = JobState::Storing(ticket);
         let function = job.function;
-        self.functions[function as usize].storing += 1;
+        self.functions[function].storing += 1;
         self.publish(function);
     }
 
@@ -62,7 +62,7 @@ impl JobServer {
     fn begin_to_store(&mut self, from: u32, job: u32, effects: &mut impl Effects) -> u32 {
         let added = self.jobs.get(job);
         let (number, prefix, function) = (added.number(), added.prefix, added.function);
-        let name = &self.functions[function as usize].name;
+        let name = &self.functions[function].name;
         let stored = added.to_stored(name, &self.prefixes);
         let durability = self.policy.durability_of(name);
         let workload = added.workload_memory();
@@ -159,7 +159,7 @@ impl JobServer {
                 return;
             }
             let function = self.jobs.get(job).function;
-            self.functions[function as usize].storing -= 1;
+            self.functions[function].storing -= 1;
             self.tally(function, |counters| &counters.submitted);
             self.schedule(now, job, effects);
         } else if !is_stored {

@@ -57,7 +57,7 @@ impl JobServer {
         }
         self.far_due_reported_us = Some(now.monotonic_us);
         let job = self.jobs.get(job);
-        let function = self.functions[job.function as usize].name.as_bytes();
+        let function = self.functions[job.function].name.as_bytes();
         effects.report(Event::DueFarAhead { handle: job.handle(&self.prefixes), function, due_s });
     }
 }

@@ -20,6 +20,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 use super::control::{ControlError, WorkerSelector};
 use super::effects::Effects;
 use super::function::Function;
+use super::ids::FunctionSlot;
 use super::stored::StoreOp;
 use super::{JobServer, WorkerMode};
 use crate::protocol::FunctionName;
@@ -80,7 +81,7 @@ impl JobServer {
         }
         let slot = self.function_for_setting(name, true).map_err(|error| error.to_string())?;
         let slot = slot.ok_or_else(|| ControlError::NoSuchFunction.to_string())?;
-        let function = &mut self.functions[slot as usize];
+        let function = &mut self.functions[slot];
         (function.paused, function.max_running, function.limits) = (paused, max_running, limits);
         function.publish_settings();
         self.publish(slot);
@@ -104,8 +105,13 @@ impl JobServer {
     }
 
     /// Changes the settings of a function, and stores them.
-    pub(super) fn decide(&mut self, slot: u32, change: impl FnOnce(&mut Function), effects: &mut impl Effects) {
-        let function = &mut self.functions[slot as usize];
+    pub(super) fn decide(
+        &mut self,
+        slot: FunctionSlot,
+        change: impl FnOnce(&mut Function),
+        effects: &mut impl Effects,
+    ) {
+        let function = &mut self.functions[slot];
         let before = function_value(function);
         change(function);
         let value = function_value(function);

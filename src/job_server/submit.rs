@@ -2,6 +2,7 @@
 
 use super::connection::Wait;
 use super::effects::{Effects, Event};
+use super::ids::FunctionSlot;
 use super::index::NONE;
 use super::job::{JobState, Residency};
 use super::stored::{NUMBER_MAX, StoreOp};
@@ -42,8 +43,8 @@ impl JobServer {
             }
             Err(vacant) => vacant,
         };
-        let limit = self.functions[function as usize].limits[submission.priority.index()];
-        if limit > 0 && self.functions[function as usize].total() >= limit {
+        let limit = self.functions[function].limits[submission.priority.index()];
+        if limit > 0 && self.functions[function].total() >= limit {
             return Err(PeerError::JOB_QUEUE_FULL);
         }
         if self.jobs.len() >= self.policy.max_jobs {
@@ -112,7 +113,7 @@ impl JobServer {
         let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
         let priority = job.priority.index();
         self.jobs.schedule.insert(entry);
-        self.functions[function as usize].scheduled[priority].push(&mut self.jobs, slot, JobState::Scheduled);
+        self.functions[function].scheduled[priority].push(&mut self.jobs, slot, JobState::Scheduled);
         self.publish(function);
     }
 
@@ -128,7 +129,7 @@ impl JobServer {
             return;
         }
         let job = self.jobs.get(job);
-        let function = self.functions[job.function as usize].name.as_bytes();
+        let function = self.functions[job.function].name.as_bytes();
         effects.report(Event::Accepted { function, unique: job.unique(), due_s: job.due_s(), reducer: job.reducer() });
     }
 
@@ -250,32 +251,32 @@ impl JobServer {
     }
 
     /// Removes a job from its list and from its worker. Returns its function.
-    fn take_down(&mut self, slot: u32, effects: &mut impl Effects) -> u32 {
+    fn take_down(&mut self, slot: u32, effects: &mut impl Effects) -> FunctionSlot {
         self.work_budget.spend(2 * price::CHANGE);
         self.uncount(slot);
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority, job.state);
         let due = (job.due_s(), job.number(), slot);
         if job.residency != Residency::Memory {
-            effects.store(StoreOp::Remove(job.key(&self.functions[function as usize].name)));
+            effects.store(StoreOp::Remove(job.key(&self.functions[function].name)));
             self.detach_pending_add(slot);
         }
         match state {
-            JobState::Storing(_) => self.functions[function as usize].storing -= 1,
+            JobState::Storing(_) => self.functions[function].storing -= 1,
             JobState::Scheduled(_) => {
                 self.jobs.schedule.remove(&due);
-                self.functions[function as usize].scheduled[priority.index()].remove(&mut self.jobs, slot);
+                self.functions[function].scheduled[priority.index()].remove(&mut self.jobs, slot);
             }
-            JobState::Ready(_) => self.functions[function as usize].list(priority).remove(&mut self.jobs, slot),
+            JobState::Ready(_) => self.functions[function].list(priority).remove(&mut self.jobs, slot),
             JobState::PagedOut(_) => {
-                self.functions[function as usize].paged_out[priority.index()].remove(&mut self.jobs, slot);
+                self.functions[function].paged_out[priority.index()].remove(&mut self.jobs, slot);
             }
             JobState::Loading(_) => {
-                self.functions[function as usize].loading[priority.index()].remove(&mut self.jobs, slot);
+                self.functions[function].loading[priority.index()].remove(&mut self.jobs, slot);
             }
             JobState::Running(run) => {
                 self.remove_run(run);
-                self.functions[function as usize].running -= 1;
+                self.functions[function].running -= 1;
             }
             JobState::Ended => debug_assert!(false, "a job ended twice"),
         }

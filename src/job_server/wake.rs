@@ -17,6 +17,7 @@
 use super::connection::{Ability, Connection, Sleep};
 use super::effects::Effects;
 use super::function::Function;
+use super::ids::FunctionSlot;
 use super::index::NONE;
 use super::job::JobState;
 use super::{JobServer, Noop, Now, WORK_PER_CALL, price};
@@ -37,9 +38,9 @@ impl JobServer {
     /// Makes a job ready whose workload is in memory.
     pub(super) fn make_ready_now(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
         let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
-        self.functions[function as usize].list(priority).push(&mut self.jobs, job, JobState::Ready);
+        self.functions[function].list(priority).push(&mut self.jobs, job, JobState::Ready);
         self.publish(function);
-        if !self.functions[function as usize].is_open() {
+        if !self.functions[function].is_open() {
             return;
         }
         match self.policy.worker_wakeup {
@@ -187,7 +188,7 @@ impl JobServer {
 
     /// Ends a connection's sleep. Returns the function for whose job it was woken. That function must be
     /// covered again, after the job that it takes instead, if any, is taken.
-    pub(super) fn wake_up(&mut self, connection: u32) -> Option<u32> {
+    pub(super) fn wake_up(&mut self, connection: u32) -> Option<FunctionSlot> {
         let before = self.connections[connection as usize].sleep;
         if before == Sleep::Asleep {
             self.leave_sleepers(connection);
@@ -199,19 +200,19 @@ impl JobServer {
         match before {
             Sleep::Awake | Sleep::Late | Sleep::Asleep => None,
             Sleep::Woken { function, .. } => {
-                self.functions[function as usize].waking -= 1;
+                self.functions[function].waking -= 1;
                 Some(function)
             }
         }
     }
 
     /// Wakes sleepers until every ready job of the function is covered, or no sleeper is left.
-    pub(super) fn cover(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
-        while self.functions[function as usize].has_uncovered() && self.wake_next(now, function, effects) {}
+    pub(super) fn cover(&mut self, now: Now, function: FunctionSlot, effects: &mut impl Effects) {
+        while self.functions[function].has_uncovered() && self.wake_next(now, function, effects) {}
     }
 
     /// Sends a NOOP to the sleeper that has slept longest. Returns whether there was one.
-    fn wake_next(&mut self, now: Now, function: u32, effects: &mut impl Effects) -> bool {
+    fn wake_next(&mut self, now: Now, function: FunctionSlot, effects: &mut impl Effects) -> bool {
         let ability = loop {
             let ability = self.next_sleeper(function);
             if ability == NONE {
@@ -234,7 +235,7 @@ impl JobServer {
         let serial = self.last_noop;
         self.connections[connection as usize].set_sleep(Sleep::Woken { function, serial });
         self.connections[connection as usize].cover_at = NONE;
-        self.functions[function as usize].waking += 1;
+        self.functions[function].waking += 1;
         let deadline_us = now.monotonic_us.saturating_add(self.policy.wakeup_timeout_us);
         if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
             // A connection has at most one unanswered NOOP.
@@ -283,7 +284,7 @@ impl JobServer {
     /// Cancels the wake-up of a connection for a job of `function`, if it was woken for one: it will still
     /// come, but does not count for this function. Returns whether it was, so that the function must be
     /// covered again.
-    pub(super) fn cancel_wakeup(&mut self, connection: u32, function: u32) -> bool {
+    pub(super) fn cancel_wakeup(&mut self, connection: u32, function: FunctionSlot) -> bool {
         let sleep = self.connections[connection as usize].sleep;
         let is_on_its_way = matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function);
         if is_on_its_way {
@@ -295,8 +296,8 @@ impl JobServer {
 
     /// The ability of the sleeper that has slept longest, of those that can do a function; [`NONE`] if there
     /// is none.
-    fn next_sleeper(&self, function: u32) -> u32 {
-        let narrow = self.functions[function as usize].first_sleeper;
+    fn next_sleeper(&self, function: FunctionSlot) -> u32 {
+        let narrow = self.functions[function].first_sleeper;
         let wide = self.next_wide_sleeper(function);
         let is_before = |one: u32, other: u32| self.sleeps_since(one) <= self.sleeps_since(other);
         if wide == NONE || narrow != NONE && is_before(narrow, wide) { narrow } else { wide }
@@ -310,8 +311,8 @@ impl JobServer {
 
     /// The same for wide sleepers: scans the shorter of two lists, the wide connections that can do the
     /// function or the wide sleepers.
-    fn next_wide_sleeper(&self, function: u32) -> u32 {
-        let Function { first_wide, wide, .. } = self.functions[function as usize];
+    fn next_wide_sleeper(&self, function: FunctionSlot) -> u32 {
+        let Function { first_wide, wide, .. } = self.functions[function];
         if wide == 0 || self.wide_sleepers == 0 {
             return NONE;
         }
@@ -380,7 +381,7 @@ impl JobServer {
 
     /// Adds an ability of a wide connection to its function's list of these.
     pub(super) fn join_wide(&mut self, ability: u32) {
-        let function = self.abilities[ability as usize].function as usize;
+        let function = self.abilities[ability as usize].function;
         let next = std::mem::replace(&mut self.functions[function].first_wide, ability);
         self.functions[function].wide += 1;
         let state = &mut self.abilities[ability as usize];
@@ -393,9 +394,9 @@ impl JobServer {
     /// Removes an ability of a wide connection from its function's list of these.
     pub(super) fn leave_wide(&mut self, ability: u32) {
         let Ability { function, previous, next, .. } = self.abilities[ability as usize];
-        self.functions[function as usize].wide -= 1;
+        self.functions[function].wide -= 1;
         match previous {
-            NONE => self.functions[function as usize].first_wide = next,
+            NONE => self.functions[function].first_wide = next,
             previous => self.abilities[previous as usize].next = next,
         }
         if next != NONE {
@@ -449,7 +450,7 @@ impl JobServer {
 
     /// Appends an ability of a sleeping connection to its function's sleepers.
     fn append_sleeper(&mut self, ability: u32) {
-        let function = self.abilities[ability as usize].function as usize;
+        let function = self.abilities[ability as usize].function;
         let last = std::mem::replace(&mut self.functions[function].last_sleeper, ability);
         self.abilities[ability as usize].previous = last;
         self.abilities[ability as usize].next = NONE;
@@ -463,11 +464,11 @@ impl JobServer {
     pub(super) fn remove_sleeper(&mut self, ability: u32) {
         let Ability { function, previous, next, .. } = self.abilities[ability as usize];
         match previous {
-            NONE => self.functions[function as usize].first_sleeper = next,
+            NONE => self.functions[function].first_sleeper = next,
             previous => self.abilities[previous as usize].next = next,
         }
         match next {
-            NONE => self.functions[function as usize].last_sleeper = previous,
+            NONE => self.functions[function].last_sleeper = previous,
             next => self.abilities[next as usize].previous = previous,
         }
     }

@@ -6,6 +6,7 @@ use super::abilities::Choice;
 use super::attempt_history::RequeueReason;
 use super::connection::{Ability, Pending, Run};
 use super::effects::{Effects, Event};
+use super::ids::FunctionSlot;
 use super::index::NONE;
 use super::job::{JobState, Residency};
 use super::stored::StoreOp;
@@ -48,7 +49,7 @@ impl JobServer {
             return self.refuse_function(connection, NotRegistered::TooManyOnServer, effects);
         };
         let mode = self.mode_for(connection, name);
-        let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
+        let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function].name);
         gauges.set_mode(mode);
         self.work_budget.spend(price::CHANGE);
         self.widen(connection);
@@ -69,7 +70,7 @@ impl JobServer {
         let ability = u32::try_from(ability).unwrap_or(NONE);
         self.put_first(ability);
         self.ability_slots.insert((connection, function), ability);
-        self.functions[function as usize].workers += 1;
+        self.functions[function].workers += 1;
         self.publish(function);
         self.read_ahead(function, effects);
         if self.connections[connection as usize].is_wide {
@@ -114,7 +115,13 @@ impl JobServer {
 
     /// Revokes a connection's jobs of a function. Returns whether it is complete; if not, call again: until
     /// then the connection gets no other jobs.
-    pub(super) fn give_back(&mut self, now: Now, connection: u32, function: u32, effects: &mut impl Effects) -> bool {
+    pub(super) fn give_back(
+        &mut self,
+        now: Now,
+        connection: u32,
+        function: FunctionSlot,
+        effects: &mut impl Effects,
+    ) -> bool {
         let mut run = self.connections[connection as usize].first_run;
         let (mut looked_at, mut is_all) = (0, true);
         let mut has_taken = false;
@@ -175,7 +182,7 @@ impl JobServer {
         self.abilities.remove(ability as usize);
         self.narrow(connection);
         self.ability_slots.remove(&(connection, function));
-        self.functions[function as usize].workers -= 1;
+        self.functions[function].workers -= 1;
         self.publish(function);
         if self.cancel_wakeup(connection, function) {
             self.cover(now, function, effects);
@@ -183,7 +190,7 @@ impl JobServer {
     }
 
     /// The ability of a connection for a function, if it has registered it.
-    pub(super) fn find_ability(&self, connection: u32, function: u32) -> Option<u32> {
+    pub(super) fn find_ability(&self, connection: u32, function: FunctionSlot) -> Option<u32> {
         self.ability_slots.get(&(connection, function)).copied()
     }
 
@@ -218,7 +225,7 @@ impl JobServer {
             Choice::Ability(ability, priority) => {
                 self.rotate(ability);
                 let function = self.abilities[ability as usize].function;
-                let job = self.functions[function as usize].ready[priority].first;
+                let job = self.functions[function].ready[priority].first;
                 self.assign(now, connection, job, ability, kind, effects);
             }
             Choice::Nothing => self.say(self.id_of(connection), Response::NoJob, effects),
@@ -240,7 +247,7 @@ impl JobServer {
         effects: &mut impl Effects,
     ) {
         let (function_slot, priority) = (self.jobs.get(slot).function, self.jobs.get(slot).priority);
-        let function = &mut self.functions[function_slot as usize];
+        let function = &mut self.functions[function_slot];
         function.list(priority).remove(&mut self.jobs, slot);
         function.running += 1;
         function.assigned_since_load[priority.index()] += 1;
@@ -253,7 +260,7 @@ impl JobServer {
             self.deadlines.insert((deadline_us, slot));
         }
         let previous = self.connections[connection as usize].last_run;
-        let function = &mut self.functions[function_slot as usize];
+        let function = &mut self.functions[function_slot];
         let run = self.runs.insert(Run {
             job: slot,
             connection,
@@ -285,7 +292,7 @@ impl JobServer {
         holder.was_revoked(job.number(), true);
         let to = ConnectionId { slot: connection, generation: holder.generation };
         let handle = job.handle(&self.prefixes);
-        let name = self.functions[function_slot as usize].name.as_bytes();
+        let name = self.functions[function_slot].name.as_bytes();
         let (unique, reducer, workload) = (job.unique(), job.reducer(), job.workload());
         let response = match kind {
             GrabKind::Plain => Response::JobAssign { handle, function: name, workload },
@@ -305,7 +312,7 @@ impl JobServer {
             previous.next_of_function = next_of_function;
         } else {
             let function = self.jobs.get(job).function;
-            self.functions[function as usize].first_run = next_of_function;
+            self.functions[function].first_run = next_of_function;
         }
         if let Some(next) = self.runs.get_mut(next_of_function as usize) {
             next.previous_of_function = previous_of_function;
@@ -479,7 +486,7 @@ impl JobServer {
             let handle = job.handle(&self.prefixes);
             let Run { connection, since_us, deadline_us, .. } = self.runs[run as usize];
             effects.report(Event::JobTimedOut {
-                function: &self.functions[job.function as usize].name,
+                function: &self.functions[job.function].name,
                 handle,
                 unique: job.unique(),
                 worker: self.id_of(connection),
@@ -518,7 +525,7 @@ impl JobServer {
         {
             let job = self.jobs.get(slot);
             let handle = job.handle(&self.prefixes);
-            let function = &self.functions[job.function as usize].name;
+            let function = &self.functions[job.function].name;
             effects.report(Event::JobDropped { function, handle, unique: job.unique(), attempts, reason });
             self.tally(job.function, |counters| &counters.dropped);
             self.end_job(now, slot, None, Said::Fail, effects);
@@ -530,7 +537,7 @@ impl JobServer {
             return;
         }
         let job = self.jobs.get(slot);
-        let function = job.function as usize;
+        let function = job.function;
         if job.residency != Residency::Memory && reason.is_some() {
             let key = job.key(&self.functions[function].name);
             effects.store(StoreOp::Attempts { key, attempts: job.attempts });

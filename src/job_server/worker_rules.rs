@@ -14,6 +14,7 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use super::connection::Ability;
 use super::control::{ControlError, Cursor, Rule, WorkerSelector, check_function_name};
 use super::effects::Effects;
+use super::ids::FunctionSlot;
 use super::index::NONE;
 use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, WorkerMode, price};
 use crate::protocol::FunctionName;
@@ -265,7 +266,7 @@ impl JobServer {
             return connections.len();
         }
         let slots = functions.iter().flatten().filter_map(|name| self.function_names.get(name.as_bytes()).copied());
-        let slots: Vec<u32> = slots.collect();
+        let slots: Vec<FunctionSlot> = slots.collect();
         let offers = |connection: u32| slots.iter().any(|slot| self.ability_slots.contains_key(&(connection, *slot)));
         connections.iter().filter(|connection| offers(**connection)).count()
     }
@@ -332,7 +333,7 @@ impl JobServer {
         }
     }
 
-    fn cover_all(&mut self, now: Now, functions: BTreeSet<u32>, effects: &mut impl Effects) {
+    fn cover_all(&mut self, now: Now, functions: BTreeSet<FunctionSlot>, effects: &mut impl Effects) {
         for function in functions {
             self.cover(now, function, effects);
         }
@@ -356,7 +357,7 @@ impl JobServer {
 
     /// Continues to update the modes of a connection's abilities: at least one, and until the budget is
     /// spent. Adds the functions to cover again to `to_cover`. Returns whether it is complete.
-    fn update_modes(&mut self, connection: u32, to_cover: &mut BTreeSet<u32>) -> bool {
+    fn update_modes(&mut self, connection: u32, to_cover: &mut BTreeSet<FunctionSlot>) -> bool {
         let state = &self.connections[connection as usize];
         let first = state.abilities.first;
         let mut ability = if state.rules_at == NONE { first } else { state.rules_at };
@@ -377,20 +378,20 @@ impl JobServer {
     }
 
     /// Updates the mode of one ability. Returns the function if it must be covered again.
-    pub(super) fn refresh_rule(&mut self, ability: u32) -> Option<u32> {
+    pub(super) fn refresh_rule(&mut self, ability: u32) -> Option<FunctionSlot> {
         let Ability { connection, function, mode, .. } = self.abilities[ability as usize];
         let rule = if self.rules.is_empty() {
             None
         } else {
             self.work_budget.spend(RULE);
-            strictest(&self.rules_for(connection), &self.functions[function as usize].name)
+            strictest(&self.rules_for(connection), &self.functions[function].name)
         };
         self.work_budget.spend(price::ENTRY);
         if rule == mode { None } else { self.set_mode(ability, rule) }
     }
 
     /// Returns the function if it must be covered again.
-    fn set_mode(&mut self, ability: u32, mode: Option<WorkerMode>) -> Option<u32> {
+    fn set_mode(&mut self, ability: u32, mode: Option<WorkerMode>) -> Option<FunctionSlot> {
         let Ability { connection, function, mode: before, .. } = self.abilities[ability as usize];
         self.work_budget.spend(2 * price::ENTRY);
         self.abilities[ability as usize].mode = mode;
@@ -433,7 +434,7 @@ impl JobServer {
             if self.connections[ability.connection as usize].has_stale_rules {
                 continue;
             }
-            let name = &self.functions[ability.function as usize].name;
+            let name = &self.functions[ability.function].name;
             let rule = self.mode_for(ability.connection, name.as_bytes());
             assert_eq!(ability.mode, rule, "the mode of an ability does not follow from the rules");
         }

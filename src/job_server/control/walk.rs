@@ -1,6 +1,7 @@
 //! Incremental operations on all jobs of a function: a cursor, and the walk from it.
 
 use super::super::function::JobList;
+use super::super::ids::FunctionSlot;
 use super::super::index::NONE;
 use super::super::job::JobState;
 use super::super::list::{LISTS, QUEUED_LISTS, list_index};
@@ -67,7 +68,7 @@ impl JobServer {
     /// returns whether it has changed the job, which has then left its list.
     pub(super) fn walk(
         &mut self,
-        function: u32,
+        function: FunctionSlot,
         from: Cursor,
         mut act: impl FnMut(&mut Self, u32) -> bool,
     ) -> Progress {
@@ -124,16 +125,16 @@ impl JobServer {
         Progress { affected, next: Some(cursor) }
     }
 
-    fn begin_round(&self, function: u32, round: Round, last_number: u64) -> Cursor {
-        let returns = self.functions[function as usize].returns;
+    fn begin_round(&self, function: FunctionSlot, round: Round, last_number: u64) -> Cursor {
+        let returns = self.functions[function].returns;
         let round = Round { returns, is_torn: false, has_affected: false, ..round };
         Cursor { phase: Phase::List(0, None), last_number, round }
     }
 
     /// The cursor of another round, if the last one may have missed some jobs.
-    fn next_round(&self, function: u32, cursor: Cursor) -> Option<Cursor> {
+    fn next_round(&self, function: FunctionSlot, cursor: Cursor) -> Option<Cursor> {
         let Round { returns, is_torn, has_affected, for_nothing } = cursor.round;
-        let of = self.functions.get(function as usize)?;
+        let of = self.functions.get(function)?;
         let may_miss = is_torn || returns != of.returns;
         let for_nothing = if has_affected { 0 } else { for_nothing + 1 };
         let is_over = of.total() == of.storing || !may_miss || for_nothing > MOST_ROUNDS_FOR_NOTHING;
@@ -141,7 +142,13 @@ impl JobServer {
     }
 
     /// The job after one in a function's list, or the first.
-    fn next_in_list(&self, function: u32, list: usize, after: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
+    fn next_in_list(
+        &self,
+        function: FunctionSlot,
+        list: usize,
+        after: Option<(u32, u64)>,
+        round: &mut Round,
+    ) -> Option<u32> {
         let Some((slot, number)) = after else {
             return Some(self.list_of(function, list).first).filter(|job| *job != NONE);
         };
@@ -155,9 +162,9 @@ impl JobServer {
     }
 
     /// The job at a position in the list of a function's runs, or the first.
-    fn next_run(&self, function: u32, at: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
+    fn next_run(&self, function: FunctionSlot, at: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
         let Some((slot, number)) = at else {
-            return self.runs.get(self.functions[function as usize].first_run as usize).map(|run| run.job);
+            return self.runs.get(self.functions[function].first_run as usize).map(|run| run.job);
         };
         let job = self.jobs.find_in(slot, number);
         let is_there = job.is_some_and(|job| job.function == function && matches!(job.state, JobState::Running(_)));
@@ -174,8 +181,8 @@ impl JobServer {
 
     /// The lists by index: for each priority the ready, the loading and the paged-out jobs; then for each
     /// priority the scheduled jobs.
-    pub(in crate::job_server) fn list_of(&self, function: u32, index: usize) -> JobList {
-        let function = &self.functions[function as usize];
+    pub(in crate::job_server) fn list_of(&self, function: FunctionSlot, index: usize) -> JobList {
+        let function = &self.functions[function];
         match index.checked_sub(QUEUED_LISTS) {
             Some(priority) => function.scheduled[priority],
             None => [&function.ready, &function.loading, &function.paged_out][index % 3][index / 3],

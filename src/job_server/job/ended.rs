@@ -1,6 +1,7 @@
 //! A job that has ended and whose clients are not all notified: its slot is kept for their waits.
 
-use super::{Held, JobState, Jobs, NONE, Residency};
+use super::super::ids::{FunctionSlot, SlotId};
+use super::{Held, JobState, Jobs, Residency};
 use crate::protocol::Workload;
 
 impl Jobs {
@@ -12,7 +13,7 @@ impl Jobs {
         let job = &mut self.slots[slot as usize];
         let body = std::mem::replace(&mut job.body, nothing);
         job.state = JobState::Ended;
-        job.function = NONE;
+        job.function = FunctionSlot::NONE;
         job.residency = Residency::Memory;
         job.unique_length = 0;
         job.reducer_length = 0;

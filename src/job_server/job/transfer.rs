@@ -1,10 +1,11 @@
 //! Moving a job to another function: only its place in the indexes changes.
 
+use super::super::ids::FunctionSlot;
 use super::{JobRef, Jobs, Residency, WORKLOAD_IS_UNIQUE, has_unique, key_hash};
 
 impl Jobs {
     /// The job of `function` that this job of another function would equal after a move.
-    pub(in crate::job_server) fn equal_in(&self, slot: u32, function: u32) -> Option<u32> {
+    pub(in crate::job_server) fn equal_in(&self, slot: u32, function: FunctionSlot) -> Option<u32> {
         let job = self.get(slot);
         if has_unique(job.unique()) {
             return self.find_equal(function, job.unique(), &[]).ok();
@@ -21,7 +22,7 @@ impl Jobs {
     }
 
     /// Moves a job to another function, which must have no equal job.
-    pub(in crate::job_server) fn set_function(&mut self, slot: u32, function: u32) {
+    pub(in crate::job_server) fn set_function(&mut self, slot: u32, function: FunctionSlot) {
         let job = self.get(slot);
         let (hash, before) = (job.hash, job.function);
         // A unique id without siblings is indexed without its function.
