@@ -8,6 +8,7 @@
 
 use super::connection::{Ability, AbilityList};
 use super::effects::Effects;
+use super::ids::ConnectionSlot;
 use super::index::NONE;
 use super::job::{JobState, Residency};
 use super::{JobServer, price};
@@ -32,7 +33,7 @@ impl JobServer {
     /// Inserts an ability at the front of the order.
     pub(super) fn put_first(&mut self, ability: u32) {
         self.last_turn += 1;
-        let connection = self.abilities[ability as usize].connection as usize;
+        let connection = self.abilities[ability as usize].connection;
         let AbilityList { first, .. } = self.connections[connection].abilities;
         let state = &mut self.abilities[ability as usize];
         (state.turn, state.turn_previous, state.turn_next) = (-self.last_turn, NONE, first);
@@ -48,7 +49,7 @@ impl JobServer {
     /// Inserts an ability at the back of the order.
     fn put_last(&mut self, ability: u32) {
         self.last_turn += 1;
-        let connection = self.abilities[ability as usize].connection as usize;
+        let connection = self.abilities[ability as usize].connection;
         let AbilityList { last, .. } = self.connections[connection].abilities;
         let state = &mut self.abilities[ability as usize];
         (state.turn, state.turn_previous, state.turn_next) = (self.last_turn, last, NONE);
@@ -64,7 +65,7 @@ impl JobServer {
     /// Removes an ability from the order. Incremental passes over the abilities continue after it.
     pub(super) fn take_out_of_turn(&mut self, ability: u32) {
         let Ability { connection, turn_previous, turn_next, .. } = self.abilities[ability as usize];
-        let owner = &mut self.connections[connection as usize];
+        let owner = &mut self.connections[connection];
         if owner.rules_at == ability {
             owner.rules_at = turn_next;
         }
@@ -85,7 +86,7 @@ impl JobServer {
 
     /// Moves an ability that was used to the back of the order.
     pub(super) fn rotate(&mut self, ability: u32) {
-        let connection = self.abilities[ability as usize].connection as usize;
+        let connection = self.abilities[ability as usize].connection;
         if self.connections[connection].abilities.last != ability {
             self.take_out_of_turn(ability);
             self.put_last(ability);
@@ -94,18 +95,18 @@ impl JobServer {
 
     /// Whether to scan the functions that have ready jobs of a priority, rather than the connection's
     /// abilities.
-    pub(super) fn has_few_ready(&self, connection: u32, priority: usize) -> bool {
-        let abilities = self.connections[connection as usize].abilities.len as usize;
+    pub(super) fn has_few_ready(&self, connection: ConnectionSlot, priority: usize) -> bool {
+        let abilities = self.connections[connection].abilities.len as usize;
         let most = (abilities / READY_SHARE).min(price::BUDGET as usize / READY_SHARE).max(FEW_READY);
-        self.connections[connection as usize].is_wide && self.functions_ready[priority].len() <= most
+        self.connections[connection].is_wide && self.functions_ready[priority].len() <= most
     }
 
     /// The next job for a connection: by priority, then by the order of its functions. `from` is where an
     /// unfinished search continues.
     ///
     /// A search that has spent a whole budget takes the best job that it has found by then.
-    pub(super) fn choose_job(&self, connection: u32, from: Option<u32>) -> Choice {
-        let state = &self.connections[connection as usize];
+    pub(super) fn choose_job(&self, connection: ConnectionSlot, from: Option<u32>) -> Choice {
+        let state = &self.connections[connection];
         if state.runs >= self.policy.max_jobs_per_connection {
             return Choice::Nothing;
         }
@@ -133,9 +134,9 @@ impl JobServer {
     }
 
     /// Searches a connection's abilities for jobs. No ready job has a priority above `highest`.
-    fn look_through(&self, connection: u32, highest: usize, from: Option<u32>) -> Choice {
-        let mut ability = from.unwrap_or(self.connections[connection as usize].abilities.first);
-        let is_wide = self.connections[connection as usize].is_wide;
+    fn look_through(&self, connection: ConnectionSlot, highest: usize, from: Option<u32>) -> Choice {
+        let mut ability = from.unwrap_or(self.connections[connection].abilities.first);
+        let is_wide = self.connections[connection].is_wide;
         let mut best: Option<(u32, usize)> = None;
         let mut looked_at = 0;
         while ability != NONE {
@@ -173,9 +174,9 @@ impl JobServer {
 
     /// While the server drains, pages out the durable jobs at the heads of a worker's queues until the next
     /// start. Returns whether it is complete; if not, call again.
-    pub(super) fn page_out_durable(&mut self, connection: u32, effects: &mut impl Effects) -> bool {
+    pub(super) fn page_out_durable(&mut self, connection: ConnectionSlot, effects: &mut impl Effects) -> bool {
         let mut count = 0;
-        let mut ability = self.connections[connection as usize].abilities.first;
+        let mut ability = self.connections[connection].abilities.first;
         while ability != NONE {
             self.work_budget.spend(price::ENTRY);
             let Ability { function, turn_next, .. } = self.abilities[ability as usize];

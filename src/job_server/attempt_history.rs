@@ -109,7 +109,7 @@ impl AttemptHistory {
 impl JobServer {
     /// Whether the worker has declared that it has not begun the job of this run.
     pub(super) fn is_unbegun(&self, run: u32) -> bool {
-        self.connections[self.runs[run as usize].connection as usize].holds_unbegun
+        self.connections[self.runs[run as usize].connection].holds_unbegun
     }
 
     /// Counts a requeue of the job of this run, which was not begun, or probably not even read. Returns
@@ -122,7 +122,7 @@ impl JobServer {
     /// Records a failed attempt, whose job is requeued.
     pub(super) fn record_attempt(&mut self, now: Now, run: u32, reason: RequeueReason) {
         let Run { job, connection, since_us, since_unix_ms, .. } = self.runs[run as usize];
-        let gauges = &self.connections[connection as usize].gauges;
+        let gauges = &self.connections[connection].gauges;
         let took_ms = now.monotonic_us.saturating_sub(since_us) * 1000 / US_PER_S;
         let attempt = FailedAttempt {
             since_unix_ms,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::ids::FunctionSlot;
+use super::ids::{ConnectionSlot, FunctionSlot, SlotId};
 use super::index::NONE;
 use super::refused::RefusedFunctions;
 use crate::protocol::{ConnectionOption, GrabKind};
@@ -42,8 +42,8 @@ pub(super) struct Connection {
     /// When it fell asleep or could take jobs again, as a counter, and while it sleeps its neighbours in the
     /// list of wide sleepers.
     pub(super) slept: u64,
-    pub(super) previous_sleeper: u32,
-    pub(super) next_sleeper: u32,
+    pub(super) previous_sleeper: ConnectionSlot,
+    pub(super) next_sleeper: ConnectionSlot,
     /// Whether the operator's rules for it have changed and are not yet applied to all its abilities.
     pub(super) has_stale_rules: bool,
     /// The ability at which applying them continues; [`NONE`] is the first.
@@ -110,8 +110,8 @@ impl Connection {
             abilities: AbilityList::default(),
             is_wide: false,
             slept: 0,
-            previous_sleeper: NONE,
-            next_sleeper: NONE,
+            previous_sleeper: ConnectionSlot::NONE,
+            next_sleeper: ConnectionSlot::NONE,
             has_stale_rules: false,
             rules_at: NONE,
             cover_at: NONE,
@@ -208,7 +208,7 @@ impl Connection {
 /// list of wide ones instead.
 #[derive(Debug)]
 pub(super) struct Ability {
-    pub(super) connection: u32,
+    pub(super) connection: ConnectionSlot,
     pub(super) function: FunctionSlot,
     pub(super) timeout_ms: Option<u64>,
     pub(super) gauges: Arc<AbilityGauges>,
@@ -242,7 +242,7 @@ impl Default for AbilityList {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wait {
     pub(super) job: u32,
-    pub(super) connection: u32,
+    pub(super) connection: ConnectionSlot,
     pub(super) next_of_job: u32,
     pub(super) previous_of_job: u32,
     /// The number of waits of the job. Only the first of them has it.
@@ -255,7 +255,7 @@ pub(super) struct Wait {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) job: u32,
-    pub(super) connection: u32,
+    pub(super) connection: ConnectionSlot,
     /// The numbers of the ability for the job's function, which may have ended meanwhile.
     pub(super) gauges: Arc<AbilityGauges>,
     /// When it began, on the monotonic clock, and on the wall clock for display.

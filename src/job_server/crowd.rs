@@ -6,19 +6,20 @@
 use std::collections::HashMap;
 
 use super::connection::Wait;
+use super::ids::ConnectionSlot;
 use super::index::NONE;
 use super::{JobServer, price};
 use crate::protocol::PeerError;
 
 /// Waits of a job by connection.
-pub(super) type Crowd = HashMap<u32, u32>;
+pub(super) type Crowd = HashMap<ConnectionSlot, u32>;
 
 /// A job with fewer waits has no counts: its waits are walked instead.
 const LEAST_CROWD: u32 = 16;
 
 impl JobServer {
     /// Checks that a connection may wait once more for an existing job.
-    pub(super) fn check_crowd(&mut self, connection: u32, job: u32) -> Result<(), PeerError> {
+    pub(super) fn check_crowd(&mut self, connection: ConnectionSlot, job: u32) -> Result<(), PeerError> {
         let (most, first) = (self.policy.max_waits_per_job, self.jobs.get(job).waits);
         if self.count_waits(first) < most {
             return Ok(());
@@ -47,7 +48,7 @@ impl JobServer {
     }
 
     /// The number of waits of a connection in the list that begins with `wait`, by a walk.
-    fn count_waits_of(&self, connection: u32, mut wait: u32) -> u32 {
+    fn count_waits_of(&self, connection: ConnectionSlot, mut wait: u32) -> u32 {
         let mut count = 0;
         while wait != NONE {
             self.work_budget.spend(price::ENTRY);
@@ -58,13 +59,13 @@ impl JobServer {
         count
     }
 
-    pub(super) fn join_crowd(&mut self, job: u32, connection: u32) {
+    pub(super) fn join_crowd(&mut self, job: u32, connection: ConnectionSlot) {
         if let Some(crowd) = self.crowds.get_mut(&job) {
             *crowd.entry(connection).or_default() += 1;
         }
     }
 
-    pub(super) fn leave_crowd(&mut self, job: u32, connection: u32) {
+    pub(super) fn leave_crowd(&mut self, job: u32, connection: ConnectionSlot) {
         let Some(crowd) = self.crowds.get_mut(&job) else { return };
         if let Some(count) = crowd.get_mut(&connection) {
             *count -= 1;

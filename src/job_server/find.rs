@@ -173,7 +173,7 @@ impl JobServer {
 
     fn sum_of_client(&self, client: Option<&[u8]>, count: impl Fn(&super::Connection) -> u32) -> usize {
         let connections = client.into_iter().flat_map(|client| self.clients.of(client)).take(LOOKS_PER_CALL);
-        connections.map(|connection| 1 + count(&self.connections[connection as usize]) as usize).sum()
+        connections.map(|connection| 1 + count(&self.connections[connection]) as usize).sum()
     }
 
     /// Whether a job that was found by a path matches the query.
@@ -224,7 +224,7 @@ impl JobServer {
     fn runs_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
         let mut runs = Vec::new();
         for connection in self.clients.of(client) {
-            let mut run = self.connections[connection as usize].first_run;
+            let mut run = self.connections[connection].first_run;
             *looks += 1;
             while let Some(held) = self.runs.get(run as usize) {
                 *looks += 1;
@@ -245,7 +245,7 @@ impl JobServer {
     fn waits_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
         let mut waits = Vec::new();
         for connection in self.clients.of(client) {
-            let mut next = self.connections[connection as usize].first_wait;
+            let mut next = self.connections[connection].first_wait;
             *looks += 1;
             while let Some(wait) = self.waits.get(next as usize) {
                 *looks += 1;

@@ -3,6 +3,8 @@
 //! A slot is a number of 32 bits. The highest number stands for no slot, as at the end of a list: an `Option`
 //! would double the size.
 
+use super::ConnectionId;
+
 /// The slot number of an entry in a [`Slab`](super::slab::Slab).
 pub(super) trait SlotId: Copy + Eq {
     /// No slot.
@@ -67,6 +69,15 @@ macro_rules! slot_ids {
 }
 
 slot_ids! {
+    /// The slot of a connection: that of its [`ConnectionId`], without the generation.
+    ConnectionSlot;
     /// The slot of a function.
     FunctionSlot;
+}
+
+impl ConnectionSlot {
+    /// The slot of a connection, which may have ended.
+    pub(super) const fn of(id: ConnectionId) -> Self {
+        Self(id.slot)
+    }
 }

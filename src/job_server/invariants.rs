@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::connection::{Connection, Sleep, Wait};
 use super::function::{Function, JobList};
-use super::ids::FunctionSlot;
+use super::ids::{ConnectionSlot, FunctionSlot, SlotId};
 use super::index::NONE;
 use super::job::{JobRef, JobState, Links, Residency};
 use super::paging::MemoryTotals;
@@ -124,7 +124,7 @@ impl JobServer {
         }
         assert_eq!(seen, self.pending_replies.len(), "a submission waits for nothing");
         for (slot, connection) in &self.connections {
-            let id = self.id_of(u32::try_from(slot).unwrap_or(NONE));
+            let id = self.id_of(slot);
             let open = gaps.remove(&id).unwrap_or_default();
             assert_eq!(open.len(), connection.open_gaps as usize, "gaps are miscounted");
             assert!(open.iter().all(|gap| *gap < connection.gaps), "a gap was never made");
@@ -246,9 +246,9 @@ impl JobServer {
 
     fn check_clients(&self) {
         let ids = self.connections.iter().filter_map(|(slot, connection)| Some((slot, connection.gauges.client_id()?)));
-        let mut expected: Vec<(Vec<u8>, usize)> = ids.map(|(slot, id)| (id, slot)).collect();
+        let mut expected: Vec<(Vec<u8>, ConnectionSlot)> = ids.map(|(slot, id)| (id, slot)).collect();
         expected.sort_unstable();
-        let known: Vec<_> = self.clients.iter().map(|(id, connection)| (id.to_vec(), connection as usize)).collect();
+        let known: Vec<_> = self.clients.iter().map(|(id, connection)| (id.to_vec(), connection)).collect();
         assert_eq!(known, expected, "a connection is not found by its client id");
     }
 
@@ -258,7 +258,7 @@ impl JobServer {
             let (mut wait, mut before, mut count) = (connection.first_wait, NONE, 0);
             while wait != NONE {
                 let Wait { connection: of, next_of_connection, previous_of_connection, .. } = self.waits[wait as usize];
-                assert_eq!((of as usize, previous_of_connection), (slot, before), "a connection's waits are torn");
+                assert_eq!((of, previous_of_connection), (slot, before), "a connection's waits are torn");
                 (before, wait, count) = (wait, next_of_connection, count + 1);
             }
             assert_eq!(count, connection.waits);
@@ -285,7 +285,7 @@ impl JobServer {
             let (mut run, mut before, mut count) = (connection.first_run, NONE, 0);
             while run != NONE {
                 let state = &self.runs[run as usize];
-                assert_eq!((state.connection as usize, state.previous), (slot, before), "a connection's runs are torn");
+                assert_eq!((state.connection, state.previous), (slot, before), "a connection's runs are torn");
                 assert_eq!(self.jobs.get(state.job).state, JobState::Running(run), "a run of a job that does not run");
                 if let Some(deadline_us) = state.deadline_us {
                     deadlines += 1;
@@ -319,7 +319,7 @@ impl JobServer {
                 let job = self.jobs.get(job);
                 assert!(job.attempts > 0, "a job without a failed attempt was revoked");
                 if let JobState::Running(run) = job.state {
-                    let holder = self.runs[run as usize].connection as usize;
+                    let holder = self.runs[run as usize].connection;
                     assert_ne!(holder, slot, "a job is taken for lost by the worker that has it");
                 }
             }
@@ -354,7 +354,7 @@ impl JobServer {
             while ability != NONE {
                 let state = &self.abilities[ability as usize];
                 assert_eq!((state.function, state.previous), (slot, before), "a list of sleepers is torn");
-                let sleep = self.connections[state.connection as usize].sleep;
+                let sleep = self.connections[state.connection].sleep;
                 assert_eq!(sleep, Sleep::Asleep, "one who does not sleep is in a list of sleepers");
                 assert!(self.is_listed(ability), "one who gets no jobs is in a list of sleepers");
                 (before, ability) = (ability, state.next);
@@ -378,16 +378,16 @@ impl JobServer {
     }
 
     /// Checks the order of a connection's abilities. Returns their number.
-    fn check_abilities(&self, slot: usize, connection: &Connection) -> usize {
+    fn check_abilities(&self, slot: ConnectionSlot, connection: &Connection) -> usize {
         let (mut before, mut turn, mut count) = (NONE, i64::MIN, 0);
         for ability in self.abilities_of(connection) {
             let state = &self.abilities[ability as usize];
-            assert_eq!((state.connection as usize, state.turn_previous), (slot, before), "abilities are torn");
+            assert_eq!((state.connection, state.turn_previous), (slot, before), "abilities are torn");
             assert!(turn < state.turn, "abilities are out of order");
             (before, turn, count) = (ability, state.turn, count + 1);
         }
         assert_eq!((connection.abilities.last, connection.abilities.len), (before, count), "abilities are miscounted");
-        let running = self.runs.iter().filter(|(_, run)| run.connection as usize == slot);
+        let running = self.runs.iter().filter(|(_, run)| run.connection == slot);
         let mut counted: HashMap<*const AbilityGauges, u64> = HashMap::new();
         running.for_each(|(_, run)| *counted.entry(Arc::as_ptr(&run.gauges)).or_default() += 1);
         for ability in self.abilities_of(connection) {
@@ -401,20 +401,19 @@ impl JobServer {
     /// Whether a job waits uncovered while a worker sleeps that could do it and that will not be checked
     /// again.
     fn is_forgotten(&self, slot: FunctionSlot, function: &Function) -> bool {
-        let is_hopeless = |connection: u32| {
-            let state = &self.connections[connection as usize];
+        let is_hopeless = |connection: ConnectionSlot| {
+            let state = &self.connections[connection];
             let able = self.find_ability(connection, slot).is_some_and(|ability| self.is_listed(ability));
             able && state.cover_at == NONE && !state.has_stale_rules
         };
         let mut sleepers = self.connections.iter().filter(|(_, connection)| connection.sleep == Sleep::Asleep);
-        function.has_uncovered()
-            && sleepers.any(|(connection, _)| is_hopeless(u32::try_from(connection).unwrap_or(NONE)))
+        function.has_uncovered() && sleepers.any(|(connection, _)| is_hopeless(connection))
     }
 
     fn check_wide_sleepers(&self) {
-        let (mut connection, mut before, mut slept, mut seen) = (self.first_wide_sleeper, NONE, 0, 0);
-        while connection != NONE {
-            let state = &self.connections[connection as usize];
+        let (mut connection, mut before, mut slept, mut seen) = (self.first_wide_sleeper, ConnectionSlot::NONE, 0, 0);
+        while connection != ConnectionSlot::NONE {
+            let state = &self.connections[connection];
             assert!(state.is_wide && state.is_ready_to_wake(), "one who does not sleep is among the wide sleepers");
             assert!(state.previous_sleeper == before && state.slept > slept, "the wide sleepers are torn");
             (before, slept, connection, seen) = (connection, state.slept, state.next_sleeper, seen + 1);
@@ -427,10 +426,7 @@ impl JobServer {
             while ability != NONE {
                 let state = &self.abilities[ability as usize];
                 assert_eq!((state.function, state.previous), (slot, before), "wide abilities are torn");
-                assert!(
-                    self.connections[state.connection as usize].is_wide,
-                    "one with few functions is among the wide"
-                );
+                assert!(self.connections[state.connection].is_wide, "one with few functions is among the wide");
                 (before, ability, count) = (ability, state.next, count + 1);
             }
             assert_eq!(function.wide, count, "wide abilities are miscounted");

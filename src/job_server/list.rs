@@ -251,7 +251,7 @@ impl JobServer {
     /// Passes the jobs that a connection holds to `show`, oldest first, a bounded number of them.
     pub fn list_held_jobs(&self, holder: ConnectionId, mut show: impl FnMut(JobView<'_>)) {
         let Some(connection) = self.slot_of(holder) else { return };
-        let mut run = self.connections[connection as usize].first_run;
+        let mut run = self.connections[connection].first_run;
         for _ in 0..WORK_PER_CALL {
             let Some(held) = self.runs.get(run as usize) else { return };
             if let Some(view) = self.view(self.jobs.get(held.job)) {

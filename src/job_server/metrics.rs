@@ -1,6 +1,6 @@
 //! Metrics of jobs: events that are counted and times that are measured.
 
-use super::ids::FunctionSlot;
+use super::ids::{ConnectionSlot, FunctionSlot};
 use super::work::Outcome;
 use super::{JobServer, Now};
 use crate::stats::histogram::bucket_of;
@@ -25,7 +25,7 @@ impl JobServer {
     }
 
     /// Records a worker's result for a job that was revoked from it. How long it took is no longer known.
-    pub(super) fn measure_late(&self, connection: u32, job: u32, outcome: &Outcome<'_>) {
+    pub(super) fn measure_late(&self, connection: ConnectionSlot, job: u32, outcome: &Outcome<'_>) {
         let function = self.jobs.get(job).function;
         let ability = self.find_ability(connection, function);
         let gauges = ability.map(|ability| &*self.abilities[ability as usize].gauges);

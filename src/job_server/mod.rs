@@ -85,7 +85,7 @@ use self::clients::Clients;
 use self::connection::{Ability, Connection, Pending, Run, Wait};
 use self::crowd::Crowd;
 use self::function::Function;
-use self::ids::FunctionSlot;
+use self::ids::{ConnectionSlot, FunctionSlot, SlotId};
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::map::Map;
@@ -166,19 +166,19 @@ pub struct JobServer {
     function_names: Map<FunctionName, FunctionSlot>,
     /// The number of functions that the operator has paused or limited.
     functions_with_settings: usize,
-    connections: Slab<usize, Connection>,
+    connections: Slab<ConnectionSlot, Connection>,
     clients: Clients,
     last_generation: u32,
     abilities: Slab<usize, Ability>,
     /// Ability slots, by connection and function.
-    ability_slots: Map<(u32, FunctionSlot), u32>,
+    ability_slots: Map<(ConnectionSlot, FunctionSlot), u32>,
     /// Counters: how often an ability moved to the front or back of its order, and how often a connection or
     /// an ability joined sleepers.
     last_turn: i64,
     last_slept: u64,
     /// The list of sleeping wide connections that could take a job, longest asleep first, and its length.
-    first_wide_sleeper: u32,
-    last_wide_sleeper: u32,
+    first_wide_sleeper: ConnectionSlot,
+    last_wide_sleeper: ConnectionSlot,
     wide_sleepers: u32,
     /// Connections that have fallen asleep and whose functions are still to be checked for uncovered ready
     /// jobs.
@@ -206,7 +206,7 @@ pub struct JobServer {
     work_budget: WorkBudget,
     /// Sleeping connections that may take jobs again and whose functions are not covered yet. Empty between
     /// transitions.
-    freed: Vec<u32>,
+    freed: Vec<ConnectionSlot>,
     /// The timeouts of NOOPs in order of time, which is the order of sending. Answered NOOPs stay until their
     /// timeout, or until there are many.
     noops: VecDeque<Noop>,
@@ -219,7 +219,7 @@ pub struct JobServer {
 #[derive(Clone, Copy, Debug)]
 struct Noop {
     deadline_us: u64,
-    connection: u32,
+    connection: ConnectionSlot,
     serial: u64,
 }
 
@@ -251,8 +251,8 @@ impl JobServer {
             ability_slots: Map::default(),
             last_turn: 0,
             last_slept: 0,
-            first_wide_sleeper: NONE,
-            last_wide_sleeper: NONE,
+            first_wide_sleeper: ConnectionSlot::NONE,
+            last_wide_sleeper: ConnectionSlot::NONE,
             wide_sleepers: 0,
             uncovered: VecDeque::new(),
             far_due_reported_us: None,
@@ -335,8 +335,7 @@ impl JobServer {
         self.last_generation = self.last_generation.wrapping_add(1);
         let generation = self.last_generation;
         let slot = self.connections.insert(Connection::new(generation, gauges));
-        // Connections are limited to far fewer than fit into 32 bits.
-        ConnectionId { slot: u32::try_from(slot).unwrap_or(NONE), generation }
+        ConnectionId { slot: slot.number(), generation }
     }
 
     /// Ends a connection: requeues its jobs, and removes the jobs that only it waited for.
@@ -355,7 +354,7 @@ impl JobServer {
         let Some(connection) = self.slot_of(id) else {
             return DisconnectProgress::Done;
         };
-        let ended = &mut self.connections[connection as usize];
+        let ended = &mut self.connections[connection];
         ended.pending = None;
         let is_recent = |run: &Run| now.monotonic_us.saturating_sub(run.since_us) < LONGEST_MISS_US;
         if !missed_last
@@ -373,31 +372,31 @@ impl JobServer {
         }
         // At least one per call, so that repeated calls complete it.
         for count in 0.. {
-            match self.connections[connection as usize].first_wait {
+            match self.connections[connection].first_wait {
                 NONE => break,
                 _ if count > 0 && self.is_turn_over() => break,
                 wait => self.abandon(wait, effects),
             }
         }
         for count in 0.. {
-            match self.connections[connection as usize].first_run {
+            match self.connections[connection].first_run {
                 NONE => break,
                 _ if count > 0 && self.is_turn_over() => break,
                 run => {
-                    let is_last = run == self.connections[connection as usize].last_assigned;
+                    let is_last = run == self.connections[connection].last_assigned;
                     let is_missed = (is_last || self.is_unbegun(run)) && self.may_miss(run);
                     self.requeue(now, run, (!is_missed).then_some(RequeueReason::Disconnected), effects);
                 }
             }
         }
-        let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection as usize];
+        let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection];
         let progress = if first_wait != NONE || first_run != NONE {
             DisconnectProgress::Unfinished
         } else if wants_answers && open_gaps > 0 {
-            self.connections[connection as usize].gauges.remove_all_functions();
+            self.connections[connection].gauges.remove_all_functions();
             DisconnectProgress::AwaitsAnswers
         } else {
-            let gone = self.connections.remove(connection as usize);
+            let gone = self.connections.remove(connection);
             self.memory_totals.revoked -= gone.revoked_entries();
             self.clients.set(connection, gone.gauges.client_id().as_deref(), None);
             self.rules.forget_connection(connection);
@@ -425,7 +424,7 @@ impl JobServer {
     pub fn refuse(&mut self, from: ConnectionId, error: PeerError, effects: &mut impl Effects) {
         self.work_budget.spend(price::REQUEST);
         if let Some(connection) = self.slot_of(from) {
-            self.connections[connection as usize].last_assigned = NONE;
+            self.connections[connection].last_assigned = NONE;
             self.say(from, Response::Error(error), effects);
         }
     }
@@ -455,13 +454,13 @@ impl JobServer {
             return true;
         };
         self.work_budget.spend(price::REQUEST);
-        if let Some(pending) = self.connections[connection as usize].pending {
+        if let Some(pending) = self.connections[connection].pending {
             let is_all = self.go_on(now, connection, pending, effects);
             self.debug_check_invariants();
             return is_all;
         }
         let mut is_all = true;
-        self.connections[connection as usize].last_assigned = NONE;
+        self.connections[connection].last_assigned = NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
             Request::CannotRegister(why) => self.refuse_function(connection, why, effects),
@@ -490,7 +489,7 @@ impl JobServer {
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
             Request::Echo { workload } => self.say(from, Response::EchoRes { workload }, effects),
             Request::Option { option, written } => {
-                self.connections[connection as usize].set_option(option);
+                self.connections[connection].set_option(option);
                 self.say(from, Response::OptionRes { written }, effects);
             }
             Request::SetClientId { id } => {
@@ -502,7 +501,7 @@ impl JobServer {
     }
 
     /// Resumes a request that takes several lock holds. Returns whether it is complete.
-    fn go_on(&mut self, now: Now, connection: u32, pending: Pending, effects: &mut impl Effects) -> bool {
+    fn go_on(&mut self, now: Now, connection: ConnectionSlot, pending: Pending, effects: &mut impl Effects) -> bool {
         match pending {
             Pending::Message { job, serial } => self.go_on_telling(connection, job, serial, effects),
             // The rules may have changed since the last lock hold.
@@ -579,11 +578,9 @@ impl JobServer {
         self.debug_check_invariants();
     }
 
-    fn slot_of(&self, id: ConnectionId) -> Option<u32> {
-        self.connections
-            .get(id.slot as usize)
-            .filter(|connection| connection.generation == id.generation)
-            .map(|_| id.slot)
+    fn slot_of(&self, id: ConnectionId) -> Option<ConnectionSlot> {
+        let slot = ConnectionSlot::of(id);
+        self.connections.get(slot).filter(|connection| connection.generation == id.generation).map(|_| slot)
     }
 
     /// Sends a packet and spends its price.
@@ -592,7 +589,7 @@ impl JobServer {
         effects.send(to, response);
     }
 
-    fn id_of(&self, connection: u32) -> ConnectionId {
-        ConnectionId { slot: connection, generation: self.connections[connection as usize].generation }
+    fn id_of(&self, connection: ConnectionSlot) -> ConnectionId {
+        ConnectionId { slot: connection.number(), generation: self.connections[connection].generation }
     }
 }

@@ -9,6 +9,7 @@
 //! submission waits for the store, and it is answered even if the job has ended by then.
 
 use super::effects::Effects;
+use super::ids::ConnectionSlot;
 use super::index::NONE;
 use super::job::{JobState, Residency};
 use super::stored::{StoreFailure, StoreOp};
@@ -43,7 +44,7 @@ const GAP_WEIGHT: usize = 256;
 
 impl JobServer {
     /// Asks the store to add a job that is in no list yet. The submission of `from` waits for the answer.
-    pub(super) fn store_new(&mut self, from: u32, job: u32, effects: &mut impl Effects) {
+    pub(super) fn store_new(&mut self, from: ConnectionSlot, job: u32, effects: &mut impl Effects) {
         let ticket = self.begin_to_store(from, job, effects);
         let job = self.jobs.get_mut(job);
         job.state = JobState::Storing(ticket);
@@ -54,12 +55,12 @@ impl JobServer {
 
     /// Asks the store to add a job that has been only in memory. The submission of `from` waits for the
     /// answer.
-    pub(super) fn store_late(&mut self, from: u32, job: u32, effects: &mut impl Effects) {
+    pub(super) fn store_late(&mut self, from: ConnectionSlot, job: u32, effects: &mut impl Effects) {
         let ticket = self.begin_to_store(from, job, effects);
         self.late_adds.insert(job, ticket);
     }
 
-    fn begin_to_store(&mut self, from: u32, job: u32, effects: &mut impl Effects) -> u32 {
+    fn begin_to_store(&mut self, from: ConnectionSlot, job: u32, effects: &mut impl Effects) -> u32 {
         let added = self.jobs.get(job);
         let (number, prefix, function) = (added.number(), added.prefix, added.function);
         let name = &self.functions[function].name;
@@ -85,11 +86,11 @@ impl JobServer {
     }
 
     /// Makes a submission of `from` wait for the answer to a pending addition.
-    pub(super) fn await_reply(&mut self, from: u32, ticket: u32, effects: &mut impl Effects) {
+    pub(super) fn await_reply(&mut self, from: ConnectionSlot, ticket: u32, effects: &mut impl Effects) {
         let connection = self.id_of(from);
         let pending = &mut self.pending_adds[ticket as usize];
         let weight = usize::try_from(pending.workload).unwrap_or(usize::MAX);
-        let asking = &mut self.connections[from as usize];
+        let asking = &mut self.connections[from];
         let reply = self.pending_replies.insert(PendingReply { connection, gap: asking.gaps, next: NONE });
         asking.gaps += 1;
         asking.open_gaps += 1;
@@ -126,7 +127,7 @@ impl JobServer {
             count += 1;
             let PendingReply { connection, gap, next } = self.pending_replies.remove(reply as usize);
             if let Some(slot) = self.slot_of(connection) {
-                self.connections[slot as usize].open_gaps -= 1;
+                self.connections[slot].open_gaps -= 1;
                 let handle = JobHandle { prefix: self.prefixes.get(prefix), number };
                 let answer = error.map_or(Response::JobCreated { handle }, Response::Error);
                 self.work_budget.spend(price::of_packet(&answer));

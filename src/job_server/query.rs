@@ -3,6 +3,7 @@
 use std::iter::successors;
 
 use super::effects::Effects;
+use super::ids::ConnectionSlot;
 use super::job::{JobRef, JobState};
 use super::{JobServer, price};
 use crate::protocol::Response;
@@ -12,12 +13,12 @@ use crate::protocol::response::Status;
 const MOST_SIBLINGS: usize = 4096;
 
 impl JobServer {
-    pub(super) fn get_status(&self, from: u32, handle: &[u8], effects: &mut impl Effects) {
+    pub(super) fn get_status(&self, from: ConnectionSlot, handle: &[u8], effects: &mut impl Effects) {
         let status = self.find_handle(handle).map_or_else(Status::default, |job| self.status(self.jobs.get(job)));
         self.say(self.id_of(from), Response::StatusRes { handle, status }, effects);
     }
 
-    pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
+    pub(super) fn get_status_unique(&self, from: ConnectionSlot, unique: &[u8], effects: &mut impl Effects) {
         let newest_first = successors(self.jobs.find_unique(unique), |newer| self.jobs.older_sibling(*newer));
         // Beyond that, so many of its siblings are not stored yet that no client can have been told of the
         // job for long.

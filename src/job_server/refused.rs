@@ -3,6 +3,7 @@
 
 use super::connection::{Connection, Sleep};
 use super::effects::{Effects, Event};
+use super::ids::ConnectionSlot;
 use super::{JobServer, Now, US_PER_S};
 use crate::protocol::NotRegistered;
 
@@ -24,9 +25,14 @@ pub(super) struct RefusedFunctions {
 impl JobServer {
     /// Records a function of a connection that is not registered. The peer is not told: see
     /// [`NotRegistered`].
-    pub(super) fn refuse_function(&mut self, connection: u32, why: NotRegistered, effects: &mut impl Effects) {
+    pub(super) fn refuse_function(
+        &mut self,
+        connection: ConnectionSlot,
+        why: NotRegistered,
+        effects: &mut impl Effects,
+    ) {
         self.stats.functions_refused.bump(1);
-        let Connection { refused, sleep, .. } = &mut self.connections[connection as usize];
+        let Connection { refused, sleep, .. } = &mut self.connections[connection];
         refused.get_or_insert(RefusedFunctions { count: 0, why, is_reported: false }).count += 1;
         // A connection that is awake will ask for a job after it has offered all its functions.
         if *sleep != Sleep::Awake {
@@ -35,8 +41,8 @@ impl JobServer {
     }
 
     /// Reports the functions that were not registered for a connection, unless they were reported before.
-    pub(super) fn report_refused_functions(&mut self, connection: u32, effects: &mut impl Effects) {
-        let Connection { refused, gauges, abilities, .. } = &mut self.connections[connection as usize];
+    pub(super) fn report_refused_functions(&mut self, connection: ConnectionSlot, effects: &mut impl Effects) {
+        let Connection { refused, gauges, abilities, .. } = &mut self.connections[connection];
         let Some(refused) = refused.as_mut().filter(|refused| !refused.is_reported) else {
             return;
         };

@@ -2,7 +2,7 @@
 
 use super::connection::Wait;
 use super::effects::{Effects, Event};
-use super::ids::FunctionSlot;
+use super::ids::{ConnectionSlot, FunctionSlot};
 use super::index::NONE;
 use super::job::{JobState, Residency};
 use super::stored::{NUMBER_MAX, StoreOp};
@@ -10,7 +10,13 @@ use super::{JobServer, Now, US_PER_S, price};
 use crate::protocol::{PeerError, Response, Submission};
 
 impl JobServer {
-    pub(super) fn submit(&mut self, now: Now, from: u32, submission: &Submission<'_>, effects: &mut impl Effects) {
+    pub(super) fn submit(
+        &mut self,
+        now: Now,
+        from: ConnectionSlot,
+        submission: &Submission<'_>,
+        effects: &mut impl Effects,
+    ) {
         match self.accept(now, from, submission, effects) {
             Ok(()) => {}
             Err(error) => self.say(self.id_of(from), Response::Error(error), effects),
@@ -20,16 +26,14 @@ impl JobServer {
     fn accept(
         &mut self,
         now: Now,
-        from: u32,
+        from: ConnectionSlot,
         submission: &Submission<'_>,
         effects: &mut impl Effects,
     ) -> Result<(), PeerError> {
         if self.draining {
             return Err(PeerError::SHUTTING_DOWN);
         }
-        if !submission.background
-            && self.connections[from as usize].waits >= self.policy.max_pending_jobs_per_connection
-        {
+        if !submission.background && self.connections[from].waits >= self.policy.max_pending_jobs_per_connection {
             return Err(PeerError::TOO_MANY_WAITS);
         }
         self.check_account(submission)?;
@@ -74,7 +78,7 @@ impl JobServer {
     /// Joins a submission to an equal job that exists.
     fn join_equal(
         &mut self,
-        from: u32,
+        from: ConnectionSlot,
         job: u32,
         background: bool,
         effects: &mut impl Effects,
@@ -117,7 +121,7 @@ impl JobServer {
         self.publish(function);
     }
 
-    fn send_created(&self, to: u32, job: u32, effects: &mut impl Effects) {
+    fn send_created(&self, to: ConnectionSlot, job: u32, effects: &mut impl Effects) {
         let handle = self.jobs.get(job).handle(&self.prefixes);
         self.say(self.id_of(to), Response::JobCreated { handle }, effects);
         self.tell_accepted(job, effects);
@@ -134,13 +138,13 @@ impl JobServer {
     }
 
     /// Attaches a submission to its job, new or existing: as a wait, or by making it a background job.
-    fn join(&mut self, from: u32, job: u32, background: bool) {
+    fn join(&mut self, from: ConnectionSlot, job: u32, background: bool) {
         if background {
             self.jobs.get_mut(job).background = true;
             return;
         }
         let next_of_job = self.jobs.get(job).waits;
-        let next_of_connection = self.connections[from as usize].first_wait;
+        let next_of_connection = self.connections[from].first_wait;
         let wait = self.waits.insert(Wait {
             job,
             connection: from,
@@ -158,7 +162,7 @@ impl JobServer {
             self.waits[next_of_connection as usize].previous_of_connection = wait;
         }
         self.jobs.get_mut(job).waits = wait;
-        let connection = &mut self.connections[from as usize];
+        let connection = &mut self.connections[from];
         connection.first_wait = wait;
         connection.waits += 1;
         if !self.crowds.is_empty() {
@@ -188,7 +192,7 @@ impl JobServer {
         if gone.next_of_job != NONE {
             self.waits[gone.next_of_job as usize].previous_of_job = gone.previous_of_job;
         }
-        let connection = &mut self.connections[gone.connection as usize];
+        let connection = &mut self.connections[gone.connection];
         connection.waits -= 1;
         match gone.previous_of_connection {
             NONE => connection.first_wait = gone.next_of_connection,

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::connection::{Pending, Wait};
 use super::effects::Effects;
+use super::ids::ConnectionSlot;
 use super::index::NONE;
 use super::job::JobState;
 use super::{ConnectionId, JobServer, price};
@@ -146,7 +147,13 @@ impl Kept {
 impl JobServer {
     /// Notifies all clients that wait for the job of a worker's message. Returns whether delivery is
     /// complete; if not, the worker's request must be repeated.
-    pub(super) fn tell(&mut self, job: u32, speaker: u32, said: Said<'_>, effects: &mut impl Effects) -> bool {
+    pub(super) fn tell(
+        &mut self,
+        job: u32,
+        speaker: ConnectionSlot,
+        said: Said<'_>,
+        effects: &mut impl Effects,
+    ) -> bool {
         if self.has_few_clients(job) {
             self.tell_at_once(job, said, effects);
             return true;
@@ -157,7 +164,13 @@ impl JobServer {
     /// Ends a job in any state, and notifies all its clients. Removes it from the store if the store has it
     /// or may have it. If a worker's request ends it, returns whether delivery is complete; if not, the
     /// request must be repeated.
-    pub(super) fn end(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
+    pub(super) fn end(
+        &mut self,
+        job: u32,
+        speaker: Option<ConnectionSlot>,
+        said: Said<'_>,
+        effects: &mut impl Effects,
+    ) -> bool {
         if self.has_few_clients(job) {
             self.tell_at_once(job, said, effects);
             self.remove_job(job, effects);
@@ -192,15 +205,21 @@ impl JobServer {
         }
     }
 
-    fn tell_one(&self, job: u32, connection: u32, said: Said<'_>, effects: &mut impl Effects) {
-        let wants_exceptions = self.connections[connection as usize].exceptions || self.policy.exceptions;
+    fn tell_one(&self, job: u32, connection: ConnectionSlot, said: Said<'_>, effects: &mut impl Effects) {
+        let wants_exceptions = self.connections[connection].exceptions || self.policy.exceptions;
         let handle = self.jobs.get(job).handle(&self.prefixes);
         if let Some(response) = said.response(handle, wants_exceptions) {
             self.say(self.id_of(connection), response, effects);
         }
     }
 
-    fn tell_in_pieces(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
+    fn tell_in_pieces(
+        &mut self,
+        job: u32,
+        speaker: Option<ConnectionSlot>,
+        said: Said<'_>,
+        effects: &mut impl Effects,
+    ) -> bool {
         self.last_message += 1;
         let serial = self.last_message;
         let message = Message {
@@ -212,7 +231,7 @@ impl JobServer {
         let is_first = self.messages.get(&job).is_none_or(VecDeque::is_empty);
         self.messages.entry(job).or_default().push_back(message);
         if let Some(speaker) = speaker {
-            self.connections[speaker as usize].pending = Some(Pending::Message { job, serial });
+            self.connections[speaker].pending = Some(Pending::Message { job, serial });
         }
         if !self.work_budget.is_empty() {
             self.deliver(job, effects);
@@ -224,16 +243,22 @@ impl JobServer {
     }
 
     /// Continues delivery of a connection's message. Returns whether it is complete.
-    pub(super) fn go_on_telling(&mut self, speaker: u32, job: u32, serial: u64, effects: &mut impl Effects) -> bool {
+    pub(super) fn go_on_telling(
+        &mut self,
+        speaker: ConnectionSlot,
+        job: u32,
+        serial: u64,
+        effects: &mut impl Effects,
+    ) -> bool {
         self.deliver(job, effects);
         self.is_delivered(speaker, job, serial)
     }
 
-    fn is_delivered(&mut self, speaker: u32, job: u32, serial: u64) -> bool {
+    fn is_delivered(&mut self, speaker: ConnectionSlot, job: u32, serial: u64) -> bool {
         let messages = self.messages.get(&job);
         let is_there = messages.is_some_and(|messages| messages.iter().any(|message| message.serial == serial));
         if !is_there {
-            self.connections[speaker as usize].pending = None;
+            self.connections[speaker].pending = None;
         }
         !is_there
     }
@@ -288,7 +313,7 @@ impl JobServer {
 
     fn is_awaited_by_speaker(&self, job: u32, message: &Message) -> bool {
         let speaker = message.speaker.and_then(|speaker| self.slot_of(speaker));
-        let pending = speaker.and_then(|speaker| self.connections[speaker as usize].pending);
+        let pending = speaker.and_then(|speaker| self.connections[speaker].pending);
         pending == Some(Pending::Message { job, serial: message.serial })
     }
 

@@ -17,7 +17,7 @@
 use super::connection::{Ability, Connection, Sleep};
 use super::effects::Effects;
 use super::function::Function;
-use super::ids::FunctionSlot;
+use super::ids::{ConnectionSlot, FunctionSlot, SlotId};
 use super::index::NONE;
 use super::job::JobState;
 use super::{JobServer, Noop, Now, WORK_PER_CALL, price};
@@ -58,8 +58,8 @@ impl JobServer {
 
     /// PRE_SLEEP. A worker that sends it in answer to a NOOP has declined: the next sleeper is woken, the
     /// worker itself last. Returns whether it is complete; if not, call again.
-    pub(super) fn pre_sleep(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
-        if self.connections[connection as usize].sleep == Sleep::Asleep {
+    pub(super) fn pre_sleep(&mut self, now: Now, connection: ConnectionSlot, effects: &mut impl Effects) -> bool {
+        if self.connections[connection].sleep == Sleep::Asleep {
             return true;
         }
         self.report_refused_functions(connection, effects);
@@ -67,7 +67,7 @@ impl JobServer {
             return false;
         }
         let declined = self.wake_up(connection);
-        let sleeper = &mut self.connections[connection as usize];
+        let sleeper = &mut self.connections[connection];
         sleeper.set_sleep(Sleep::Asleep);
         sleeper.is_full = sleeper.runs >= self.policy.max_jobs_per_connection;
         self.join_sleepers(connection);
@@ -81,13 +81,13 @@ impl JobServer {
     /// Whether an ability is, or must be, in its function's list of sleepers.
     pub(super) fn is_listed(&self, ability: u32) -> bool {
         let Ability { connection, mode, .. } = self.abilities[ability as usize];
-        mode.is_none() && self.connections[connection as usize].is_ready_to_wake()
+        mode.is_none() && self.connections[connection].is_ready_to_wake()
     }
 
     /// Lets a sleeping connection take jobs again. Its functions must be covered, see
     /// [`cover_freed`](Self::cover_freed).
-    pub(super) fn free(&mut self, connection: u32) {
-        self.connections[connection as usize].is_full = false;
+    pub(super) fn free(&mut self, connection: ConnectionSlot) {
+        self.connections[connection].is_full = false;
         self.join_sleepers(connection);
         self.freed.push(connection);
     }
@@ -101,7 +101,7 @@ impl JobServer {
 
     /// Wakes a connection that has just joined the sleepers, if one of its functions has an uncovered ready
     /// job. Its other functions then need no check: no other sleeper could do them.
-    fn cover_functions_of(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+    fn cover_functions_of(&mut self, now: Now, connection: ConnectionSlot, effects: &mut impl Effects) {
         let counts = self.functions_ready.each_ref().map(Vec::len);
         if counts == [0; 3] {
             return;
@@ -113,7 +113,7 @@ impl JobServer {
                     let function = self.functions_ready[priority][index];
                     if self.ability_slots.contains_key(&(connection, function)) {
                         self.cover(now, function, effects);
-                        if self.connections[connection as usize].sleep != Sleep::Asleep {
+                        if self.connections[connection].sleep != Sleep::Asleep {
                             return;
                         }
                     }
@@ -121,8 +121,8 @@ impl JobServer {
             }
             return;
         }
-        let first = self.connections[connection as usize].abilities.first;
-        self.connections[connection as usize].cover_at = first;
+        let first = self.connections[connection].abilities.first;
+        self.connections[connection].cover_at = first;
         if !self.cover_from(now, connection, effects) {
             self.uncovered.push_back(self.id_of(connection));
         }
@@ -130,14 +130,14 @@ impl JobServer {
 
     /// Continues the check of a sleeper's abilities at its cursor, at least one. Returns whether it is
     /// complete.
-    fn cover_from(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
-        let is_wide = self.connections[connection as usize].is_wide;
+    fn cover_from(&mut self, now: Now, connection: ConnectionSlot, effects: &mut impl Effects) -> bool {
+        let is_wide = self.connections[connection].is_wide;
         let mut looked_at = 0;
         loop {
-            let sleeper = &self.connections[connection as usize];
+            let sleeper = &self.connections[connection];
             let ability = sleeper.cover_at;
             if ability == NONE || sleeper.sleep != Sleep::Asleep {
-                self.connections[connection as usize].cover_at = NONE;
+                self.connections[connection].cover_at = NONE;
                 return true;
             }
             if is_wide && looked_at > 0 && self.is_turn_over() {
@@ -146,7 +146,7 @@ impl JobServer {
             looked_at += 1;
             self.work_budget.spend(price::ENTRY);
             let Ability { function, turn_next, .. } = self.abilities[ability as usize];
-            self.connections[connection as usize].cover_at = turn_next;
+            self.connections[connection].cover_at = turn_next;
             self.cover(now, function, effects);
         }
     }
@@ -168,17 +168,17 @@ impl JobServer {
     /// Applies a changed job limit of connections: sleepers may be woken for jobs, or no longer.
     pub(super) fn apply_max_jobs(&mut self, now: Now, effects: &mut impl Effects) {
         for slot in 0..self.connections.bound() {
+            let slot = ConnectionSlot::from_index(slot);
             let Some(connection) = self.connections.get(slot).filter(|connection| connection.sleep == Sleep::Asleep)
             else {
                 continue;
             };
             let is_full = connection.runs >= self.policy.max_jobs_per_connection;
-            let slot = u32::try_from(slot).unwrap_or(NONE);
             match (connection.is_full, is_full) {
                 (true, false) => self.free(slot),
                 (false, true) => {
                     self.leave_sleepers(slot);
-                    self.connections[slot as usize].is_full = true;
+                    self.connections[slot].is_full = true;
                 }
                 (true, true) | (false, false) => {}
             }
@@ -188,12 +188,12 @@ impl JobServer {
 
     /// Ends a connection's sleep. Returns the function for whose job it was woken. That function must be
     /// covered again, after the job that it takes instead, if any, is taken.
-    pub(super) fn wake_up(&mut self, connection: u32) -> Option<FunctionSlot> {
-        let before = self.connections[connection as usize].sleep;
+    pub(super) fn wake_up(&mut self, connection: ConnectionSlot) -> Option<FunctionSlot> {
+        let before = self.connections[connection].sleep;
         if before == Sleep::Asleep {
             self.leave_sleepers(connection);
         }
-        let sleeper = &mut self.connections[connection as usize];
+        let sleeper = &mut self.connections[connection];
         sleeper.set_sleep(Sleep::Awake);
         sleeper.is_full = false;
         sleeper.cover_at = NONE;
@@ -219,7 +219,7 @@ impl JobServer {
                 return false;
             }
             let connection = self.abilities[ability as usize].connection;
-            if !self.connections[connection as usize].has_stale_rules {
+            if !self.connections[connection].has_stale_rules {
                 break ability;
             }
             // Changed rules are in force even if they are not applied to this ability yet.
@@ -233,8 +233,8 @@ impl JobServer {
         self.leave_sleepers(connection);
         self.last_noop += 1;
         let serial = self.last_noop;
-        self.connections[connection as usize].set_sleep(Sleep::Woken { function, serial });
-        self.connections[connection as usize].cover_at = NONE;
+        self.connections[connection].set_sleep(Sleep::Woken { function, serial });
+        self.connections[connection].cover_at = NONE;
         self.functions[function].waking += 1;
         let deadline_us = now.monotonic_us.saturating_add(self.policy.wakeup_timeout_us);
         if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
@@ -268,7 +268,7 @@ impl JobServer {
             }
             given_up += 1;
             if let Some(function) = self.wake_up(noop.connection) {
-                self.connections[noop.connection as usize].set_sleep(Sleep::Late);
+                self.connections[noop.connection].set_sleep(Sleep::Late);
                 self.cover(now, function, effects);
             }
         }
@@ -277,19 +277,19 @@ impl JobServer {
     /// Whether the NOOP has not been answered yet.
     fn is_awaited(&self, noop: &Noop) -> bool {
         self.connections
-            .get(noop.connection as usize)
+            .get(noop.connection)
             .is_some_and(|connection| matches!(connection.sleep, Sleep::Woken { serial, .. } if serial == noop.serial))
     }
 
     /// Cancels the wake-up of a connection for a job of `function`, if it was woken for one: it will still
     /// come, but does not count for this function. Returns whether it was, so that the function must be
     /// covered again.
-    pub(super) fn cancel_wakeup(&mut self, connection: u32, function: FunctionSlot) -> bool {
-        let sleep = self.connections[connection as usize].sleep;
+    pub(super) fn cancel_wakeup(&mut self, connection: ConnectionSlot, function: FunctionSlot) -> bool {
+        let sleep = self.connections[connection].sleep;
         let is_on_its_way = matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function);
         if is_on_its_way {
             self.wake_up(connection);
-            self.connections[connection as usize].set_sleep(Sleep::Late);
+            self.connections[connection].set_sleep(Sleep::Late);
         }
         is_on_its_way
     }
@@ -306,7 +306,7 @@ impl JobServer {
     /// Since when an ability is among its function's sleepers, as a counter.
     fn sleeps_since(&self, ability: u32) -> u64 {
         let Ability { connection, since, .. } = self.abilities[ability as usize];
-        since.max(self.connections[connection as usize].slept)
+        since.max(self.connections[connection].slept)
     }
 
     /// The same for wide sleepers: scans the shorter of two lists, the wide connections that can do the
@@ -331,7 +331,7 @@ impl JobServer {
         } else {
             let mut connection = self.first_wide_sleeper;
             // Later ones have slept less.
-            while connection != NONE && self.connections[connection as usize].slept < next_since {
+            while connection != ConnectionSlot::NONE && self.connections[connection].slept < next_since {
                 looked_at += 1;
                 if let Some(ability) = self.find_ability(connection, function)
                     && self.abilities[ability as usize].mode.is_none()
@@ -339,7 +339,7 @@ impl JobServer {
                 {
                     (next, next_since) = (ability, self.sleeps_since(ability));
                 }
-                connection = self.connections[connection as usize].next_sleeper;
+                connection = self.connections[connection].next_sleeper;
             }
         }
         self.work_budget.spend_entries(looked_at);
@@ -347,8 +347,8 @@ impl JobServer {
     }
 
     /// Makes a connection wide if it is about to have more abilities than `WIDE_FROM`.
-    pub(super) fn widen(&mut self, connection: u32) {
-        let state = &self.connections[connection as usize];
+    pub(super) fn widen(&mut self, connection: ConnectionSlot) {
+        let state = &self.connections[connection];
         if state.is_wide || state.abilities.len < WIDE_FROM.min(self.policy.turn_budget) {
             return;
         }
@@ -362,20 +362,20 @@ impl JobServer {
             self.join_wide(ability);
             ability = self.abilities[ability as usize].turn_next;
         }
-        self.connections[connection as usize].is_wide = true;
+        self.connections[connection].is_wide = true;
         if is_ready {
             self.join_wide_sleepers(connection);
         }
     }
 
     /// Makes a wide connection narrow again, after its last ability is removed.
-    pub(super) fn narrow(&mut self, connection: u32) {
-        let state = &self.connections[connection as usize];
+    pub(super) fn narrow(&mut self, connection: ConnectionSlot) {
+        let state = &self.connections[connection];
         if state.is_wide && state.abilities.first == NONE {
             if state.is_ready_to_wake() {
                 self.leave_wide_sleepers(connection);
             }
-            self.connections[connection as usize].is_wide = false;
+            self.connections[connection].is_wide = false;
         }
     }
 
@@ -405,36 +405,36 @@ impl JobServer {
     }
 
     /// Inserts a connection into the list of wide sleepers: last, unless it fell asleep before it was wide.
-    fn join_wide_sleepers(&mut self, connection: u32) {
-        let slept = self.connections[connection as usize].slept;
-        let (mut previous, mut next) = (self.last_wide_sleeper, NONE);
-        while previous != NONE && self.connections[previous as usize].slept > slept {
+    fn join_wide_sleepers(&mut self, connection: ConnectionSlot) {
+        let slept = self.connections[connection].slept;
+        let (mut previous, mut next) = (self.last_wide_sleeper, ConnectionSlot::NONE);
+        while previous != ConnectionSlot::NONE && self.connections[previous].slept > slept {
             self.work_budget.spend(price::ENTRY);
-            (previous, next) = (self.connections[previous as usize].previous_sleeper, previous);
+            (previous, next) = (self.connections[previous].previous_sleeper, previous);
         }
         self.wide_sleepers += 1;
-        let state = &mut self.connections[connection as usize];
+        let state = &mut self.connections[connection];
         (state.previous_sleeper, state.next_sleeper) = (previous, next);
         match previous {
-            NONE => self.first_wide_sleeper = connection,
-            previous => self.connections[previous as usize].next_sleeper = connection,
+            ConnectionSlot::NONE => self.first_wide_sleeper = connection,
+            previous => self.connections[previous].next_sleeper = connection,
         }
         match next {
-            NONE => self.last_wide_sleeper = connection,
-            next => self.connections[next as usize].previous_sleeper = connection,
+            ConnectionSlot::NONE => self.last_wide_sleeper = connection,
+            next => self.connections[next].previous_sleeper = connection,
         }
     }
 
-    fn leave_wide_sleepers(&mut self, connection: u32) {
-        let Connection { previous_sleeper: previous, next_sleeper: next, .. } = self.connections[connection as usize];
+    fn leave_wide_sleepers(&mut self, connection: ConnectionSlot) {
+        let Connection { previous_sleeper: previous, next_sleeper: next, .. } = self.connections[connection];
         self.wide_sleepers -= 1;
         match previous {
-            NONE => self.first_wide_sleeper = next,
-            previous => self.connections[previous as usize].next_sleeper = next,
+            ConnectionSlot::NONE => self.first_wide_sleeper = next,
+            previous => self.connections[previous].next_sleeper = next,
         }
         match next {
-            NONE => self.last_wide_sleeper = previous,
-            next => self.connections[next as usize].previous_sleeper = previous,
+            ConnectionSlot::NONE => self.last_wide_sleeper = previous,
+            next => self.connections[next].previous_sleeper = previous,
         }
     }
 
@@ -443,7 +443,7 @@ impl JobServer {
         self.last_slept += 1;
         self.abilities[ability as usize].since = self.last_slept;
         let connection = self.abilities[ability as usize].connection;
-        if !self.connections[connection as usize].is_wide {
+        if !self.connections[connection].is_wide {
             self.append_sleeper(ability);
         }
     }
@@ -474,16 +474,16 @@ impl JobServer {
     }
 
     /// Appends a sleeping connection to the sleepers of its functions.
-    fn join_sleepers(&mut self, connection: u32) {
+    fn join_sleepers(&mut self, connection: ConnectionSlot) {
         self.last_slept += 1;
-        self.connections[connection as usize].slept = self.last_slept;
-        if !self.connections[connection as usize].is_ready_to_wake() {
+        self.connections[connection].slept = self.last_slept;
+        if !self.connections[connection].is_ready_to_wake() {
             return;
         }
-        if self.connections[connection as usize].is_wide {
+        if self.connections[connection].is_wide {
             return self.join_wide_sleepers(connection);
         }
-        let mut ability = self.connections[connection as usize].abilities.first;
+        let mut ability = self.connections[connection].abilities.first;
         while ability != NONE {
             self.work_budget.spend(price::ENTRY);
             if self.is_listed(ability) {
@@ -494,14 +494,14 @@ impl JobServer {
     }
 
     /// Removes a sleeping connection from the sleepers of its functions.
-    fn leave_sleepers(&mut self, connection: u32) {
-        if !self.connections[connection as usize].is_ready_to_wake() {
+    fn leave_sleepers(&mut self, connection: ConnectionSlot) {
+        if !self.connections[connection].is_ready_to_wake() {
             return;
         }
-        if self.connections[connection as usize].is_wide {
+        if self.connections[connection].is_wide {
             return self.leave_wide_sleepers(connection);
         }
-        let mut ability = self.connections[connection as usize].abilities.first;
+        let mut ability = self.connections[connection].abilities.first;
         while ability != NONE {
             self.work_budget.spend(price::ENTRY);
             if self.is_listed(ability) {

@@ -6,7 +6,7 @@ use super::abilities::Choice;
 use super::attempt_history::RequeueReason;
 use super::connection::{Ability, Pending, Run};
 use super::effects::{Effects, Event};
-use super::ids::FunctionSlot;
+use super::ids::{ConnectionSlot, FunctionSlot, SlotId};
 use super::index::NONE;
 use super::job::{JobState, Residency};
 use super::stored::StoreOp;
@@ -30,7 +30,7 @@ impl JobServer {
     pub(super) fn can_do(
         &mut self,
         now: Now,
-        connection: u32,
+        connection: ConnectionSlot,
         name: &[u8],
         timeout_ms: Option<u64>,
         effects: &mut impl Effects,
@@ -39,17 +39,17 @@ impl JobServer {
         if let Some(ability) = known.and_then(|function| self.find_ability(connection, function)) {
             return self.renew_ability(now, ability, timeout_ms, effects);
         }
-        if self.connections[connection as usize].abilities.len as usize >= self.policy.max_functions_per_connection {
+        if self.connections[connection].abilities.len as usize >= self.policy.max_functions_per_connection {
             return self.refuse_function(connection, NotRegistered::TooManyOnConnection, effects);
         }
-        if !self.has_memory_for_ability(self.connections[connection as usize].abilities.len as usize) {
+        if !self.has_memory_for_ability(self.connections[connection].abilities.len as usize) {
             return self.refuse_function(connection, NotRegistered::OutOfMemory, effects);
         }
         let Ok(function) = self.function_slot(name) else {
             return self.refuse_function(connection, NotRegistered::TooManyOnServer, effects);
         };
         let mode = self.mode_for(connection, name);
-        let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function].name);
+        let gauges = self.connections[connection].gauges.add_function(&self.functions[function].name);
         gauges.set_mode(mode);
         self.work_budget.spend(price::CHANGE);
         self.widen(connection);
@@ -73,7 +73,7 @@ impl JobServer {
         self.functions[function].workers += 1;
         self.publish(function);
         self.read_ahead(function, effects);
-        if self.connections[connection as usize].is_wide {
+        if self.connections[connection].is_wide {
             self.join_wide(ability);
         }
         if self.is_listed(ability) {
@@ -88,19 +88,25 @@ impl JobServer {
         self.put_first(ability);
         let Ability { connection, function, gauges, .. } = &self.abilities[ability as usize];
         let (connection, function) = (*connection, *function);
-        self.connections[connection as usize].gauges.renew_function(gauges);
+        self.connections[connection].gauges.renew_function(gauges);
         self.abilities[ability as usize].timeout_ms = timeout_ms;
         // An incremental pass over the abilities may not have reached this one, and now will not.
-        if self.connections[connection as usize].has_stale_rules {
+        if self.connections[connection].has_stale_rules {
             self.refresh_rule(ability);
         }
-        if self.connections[connection as usize].cover_at != NONE {
+        if self.connections[connection].cover_at != NONE {
             self.cover(now, function, effects);
         }
     }
 
     /// Returns whether it is complete; if not, call again.
-    pub(super) fn cant_do(&mut self, now: Now, connection: u32, name: &[u8], effects: &mut impl Effects) -> bool {
+    pub(super) fn cant_do(
+        &mut self,
+        now: Now,
+        connection: ConnectionSlot,
+        name: &[u8],
+        effects: &mut impl Effects,
+    ) -> bool {
         let Some(function) = self.function_names.get(name).copied() else {
             return true;
         };
@@ -108,7 +114,7 @@ impl JobServer {
             return true;
         };
         let gauges = Arc::clone(&self.abilities[ability as usize].gauges);
-        self.connections[connection as usize].gauges.remove_function(&gauges);
+        self.connections[connection].gauges.remove_function(&gauges);
         self.remove_ability(now, ability, effects);
         gauges.running.get() == 0 || self.give_back(now, connection, function, effects)
     }
@@ -118,11 +124,11 @@ impl JobServer {
     pub(super) fn give_back(
         &mut self,
         now: Now,
-        connection: u32,
+        connection: ConnectionSlot,
         function: FunctionSlot,
         effects: &mut impl Effects,
     ) -> bool {
-        let mut run = self.connections[connection as usize].first_run;
+        let mut run = self.connections[connection].first_run;
         let (mut looked_at, mut is_all) = (0, true);
         let mut has_taken = false;
         while run != NONE {
@@ -140,40 +146,45 @@ impl JobServer {
         }
         // Runs that were begun together are adjacent in memory.
         self.work_budget.spend_entries(looked_at / RUNS_AN_ENTRY);
-        self.connections[connection as usize].pending = (!is_all).then_some(Pending::GiveBack { function });
+        self.connections[connection].pending = (!is_all).then_some(Pending::GiveBack { function });
         is_all
     }
 
     /// Returns whether it is complete; if not, call again after other connections have run.
-    pub(super) fn reset_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
+    pub(super) fn reset_abilities(&mut self, now: Now, connection: ConnectionSlot, effects: &mut impl Effects) -> bool {
         if !self.remove_abilities(now, connection, effects) {
             return false;
         }
-        self.connections[connection as usize].gauges.remove_all_functions();
-        while self.connections[connection as usize].first_run != NONE {
-            self.revoke(now, self.connections[connection as usize].first_run, RequeueReason::GivenBack, effects);
+        self.connections[connection].gauges.remove_all_functions();
+        while self.connections[connection].first_run != NONE {
+            self.revoke(now, self.connections[connection].first_run, RequeueReason::GivenBack, effects);
             if self.is_turn_over() {
                 break;
             }
         }
-        self.connections[connection as usize].first_run == NONE
+        self.connections[connection].first_run == NONE
     }
 
     /// Removes some of a connection's abilities, at least one. Returns whether none is left.
-    pub(super) fn remove_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
-        while self.connections[connection as usize].abilities.first != NONE {
-            self.remove_ability(now, self.connections[connection as usize].abilities.first, effects);
+    pub(super) fn remove_abilities(
+        &mut self,
+        now: Now,
+        connection: ConnectionSlot,
+        effects: &mut impl Effects,
+    ) -> bool {
+        while self.connections[connection].abilities.first != NONE {
+            self.remove_ability(now, self.connections[connection].abilities.first, effects);
             if self.is_turn_over() {
                 break;
             }
         }
-        self.connections[connection as usize].abilities.first == NONE
+        self.connections[connection].abilities.first == NONE
     }
 
     pub(super) fn remove_ability(&mut self, now: Now, ability: u32, effects: &mut impl Effects) {
         self.work_budget.spend(price::CHANGE);
         let Ability { connection, function, .. } = self.abilities[ability as usize];
-        if self.connections[connection as usize].is_wide {
+        if self.connections[connection].is_wide {
             self.leave_wide(ability);
         } else if self.is_listed(ability) {
             self.remove_sleeper(ability);
@@ -190,12 +201,18 @@ impl JobServer {
     }
 
     /// The ability of a connection for a function, if it has registered it.
-    pub(super) fn find_ability(&self, connection: u32, function: FunctionSlot) -> Option<u32> {
+    pub(super) fn find_ability(&self, connection: ConnectionSlot, function: FunctionSlot) -> Option<u32> {
         self.ability_slots.get(&(connection, function)).copied()
     }
 
     /// Returns whether it is complete; if not, call again.
-    pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) -> bool {
+    pub(super) fn grab_job(
+        &mut self,
+        now: Now,
+        connection: ConnectionSlot,
+        kind: GrabKind,
+        effects: &mut impl Effects,
+    ) -> bool {
         self.report_refused_functions(connection, effects);
         if !self.refresh_rules(now, connection, effects) {
             return false;
@@ -215,12 +232,12 @@ impl JobServer {
     pub(super) fn take_job(
         &mut self,
         now: Now,
-        connection: u32,
+        connection: ConnectionSlot,
         kind: GrabKind,
         from: Option<u32>,
         effects: &mut impl Effects,
     ) -> bool {
-        self.connections[connection as usize].pending = None;
+        self.connections[connection].pending = None;
         match self.choose_job(connection, from) {
             Choice::Ability(ability, priority) => {
                 self.rotate(ability);
@@ -230,7 +247,7 @@ impl JobServer {
             }
             Choice::Nothing => self.say(self.id_of(connection), Response::NoJob, effects),
             Choice::Unfinished(at) => {
-                self.connections[connection as usize].pending = Some(Pending::Grab { kind, at });
+                self.connections[connection].pending = Some(Pending::Grab { kind, at });
                 return false;
             }
         }
@@ -240,7 +257,7 @@ impl JobServer {
     fn assign(
         &mut self,
         now: Now,
-        connection: u32,
+        connection: ConnectionSlot,
         slot: u32,
         ability: u32,
         kind: GrabKind,
@@ -259,7 +276,7 @@ impl JobServer {
         if let Some(deadline_us) = deadline_us {
             self.deadlines.insert((deadline_us, slot));
         }
-        let previous = self.connections[connection as usize].last_run;
+        let previous = self.connections[connection].last_run;
         let function = &mut self.functions[function_slot];
         let run = self.runs.insert(Run {
             job: slot,
@@ -281,7 +298,7 @@ impl JobServer {
             before.previous_of_function = run;
         }
         self.start_run(slot, run);
-        let holder = &mut self.connections[connection as usize];
+        let holder = &mut self.connections[connection];
         match previous {
             NONE => holder.first_run = run,
             previous => self.runs[previous as usize].next = run,
@@ -290,7 +307,7 @@ impl JobServer {
         holder.add_run(run);
         holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);
         holder.was_revoked(job.number(), true);
-        let to = ConnectionId { slot: connection, generation: holder.generation };
+        let to = ConnectionId { slot: connection.number(), generation: holder.generation };
         let handle = job.handle(&self.prefixes);
         let name = self.functions[function_slot].name.as_bytes();
         let (unique, reducer, workload) = (job.unique(), job.reducer(), job.workload());
@@ -327,7 +344,7 @@ impl JobServer {
         if let Some(deadline_us) = gone.deadline_us {
             self.deadlines.remove(&(deadline_us, gone.job));
         }
-        let connection = &mut self.connections[gone.connection as usize];
+        let connection = &mut self.connections[gone.connection];
         connection.runs -= 1;
         connection.gauges.running.set(u64::from(connection.runs));
         match gone.previous {
@@ -351,7 +368,7 @@ impl JobServer {
     /// the job.
     fn held_job(
         &mut self,
-        connection: u32,
+        connection: ConnectionSlot,
         handle: &[u8],
         is_last: bool,
         unknown: PeerError,
@@ -363,13 +380,13 @@ impl JobServer {
         {
             return Ok((job, run));
         }
-        let revoked = self.connections[connection as usize].was_revoked(number, is_last);
+        let revoked = self.connections[connection].was_revoked(number, is_last);
         Err(if revoked { None } else { Some(unknown) })
     }
 
     pub(super) fn work_status(
         &mut self,
-        connection: u32,
+        connection: ConnectionSlot,
         handle: &[u8],
         numerator: &[u8],
         denominator: &[u8],
@@ -388,7 +405,7 @@ impl JobServer {
 
     pub(super) fn work_data(
         &mut self,
-        connection: u32,
+        connection: ConnectionSlot,
         handle: &[u8],
         said: Said<'_>,
         effects: &mut impl Effects,
@@ -404,7 +421,7 @@ impl JobServer {
     pub(super) fn finish(
         &mut self,
         now: Now,
-        connection: u32,
+        connection: ConnectionSlot,
         handle: &[u8],
         outcome: Outcome<'_>,
         effects: &mut impl Effects,
@@ -441,7 +458,7 @@ impl JobServer {
         &mut self,
         now: Now,
         job: u32,
-        speaker: Option<u32>,
+        speaker: Option<ConnectionSlot>,
         said: Said<'_>,
         effects: &mut impl Effects,
     ) -> bool {
@@ -463,16 +480,16 @@ impl JobServer {
     }
 
     /// Records that a job was revoked from a connection.
-    fn record_revoked(&mut self, connection: u32, number: u64) {
+    fn record_revoked(&mut self, connection: ConnectionSlot, number: u64) {
         let is_memory_short = self.memory_use().total() > self.policy.memory_max / 16 * 15;
-        let holder = &mut self.connections[connection as usize];
+        let holder = &mut self.connections[connection];
         self.memory_totals.revoked -= holder.revoked_entries();
         holder.record_revoked(number, is_memory_short);
         self.memory_totals.revoked += holder.revoked_entries();
     }
 
     /// Sends the error, if there is one. Returns `true`: the request is complete.
-    fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) -> bool {
+    fn send_error(&self, connection: ConnectionSlot, error: Option<PeerError>, effects: &mut impl Effects) -> bool {
         if let Some(error) = error {
             self.say(self.id_of(connection), Response::Error(error), effects);
         }
@@ -490,7 +507,7 @@ impl JobServer {
                 handle,
                 unique: job.unique(),
                 worker: self.id_of(connection),
-                connection: &self.connections[connection as usize].gauges,
+                connection: &self.connections[connection].gauges,
                 timeout_ms: deadline_us.unwrap_or(now.monotonic_us).saturating_sub(since_us) / 1000,
             });
             self.tally(job.function, |counters| &counters.timed_out);

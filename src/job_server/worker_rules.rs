@@ -14,7 +14,7 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use super::connection::Ability;
 use super::control::{ControlError, Cursor, Rule, WorkerSelector, check_function_name};
 use super::effects::Effects;
-use super::ids::FunctionSlot;
+use super::ids::{ConnectionSlot, FunctionSlot};
 use super::index::NONE;
 use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, WorkerMode, price};
 use crate::protocol::FunctionName;
@@ -37,7 +37,7 @@ type Modes = BTreeMap<Option<FunctionName>, WorkerMode>;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// By connection slot.
-    connections: BTreeMap<u32, Modes>,
+    connections: BTreeMap<ConnectionSlot, Modes>,
     clients: BTreeMap<Vec<u8>, Modes>,
     hosts: BTreeMap<String, Modes>,
     /// Connections whose rules have changed and that were not processed yet; some are processed already, or
@@ -59,7 +59,7 @@ impl Rules {
     /// The rules of a selector, to be changed.
     fn of(&mut self, selector: &WorkerSelector) -> &mut Modes {
         match selector {
-            WorkerSelector::Connection(id) => self.connections.entry(id.slot).or_default(),
+            WorkerSelector::Connection(id) => self.connections.entry(ConnectionSlot::of(*id)).or_default(),
             WorkerSelector::Client(id) => self.clients.entry(id.clone()).or_default(),
             WorkerSelector::Host(address) => self.hosts.entry(address.clone()).or_default(),
         }
@@ -68,7 +68,7 @@ impl Rules {
     /// The rules of a selector, if there are any.
     fn get(&self, selector: &WorkerSelector) -> Option<&Modes> {
         match selector {
-            WorkerSelector::Connection(id) => self.connections.get(&id.slot),
+            WorkerSelector::Connection(id) => self.connections.get(&ConnectionSlot::of(*id)),
             WorkerSelector::Client(id) => self.clients.get(id),
             WorkerSelector::Host(address) => self.hosts.get(address),
         }
@@ -86,7 +86,7 @@ impl Rules {
     }
 
     /// Removes the rules of a connection that has ended: its slot will be reused.
-    pub(super) fn forget_connection(&mut self, slot: u32) {
+    pub(super) fn forget_connection(&mut self, slot: ConnectionSlot) {
         self.connections.remove(&slot);
     }
 }
@@ -189,9 +189,13 @@ impl JobServer {
     pub fn list_rules(&self, after: Option<&Rule>) -> Vec<Rule> {
         let Rules { connections, clients, hosts, .. } = &self.rules;
         let function = after.map(|rule| &rule.function);
+        let seen;
         let (connection, client, host) = match after.map(|rule| &rule.selector) {
             None => (Some(Unbounded), Some(Unbounded), Some(Unbounded)),
-            Some(WorkerSelector::Connection(id)) => (Some(Included(&id.slot)), Some(Unbounded), Some(Unbounded)),
+            Some(WorkerSelector::Connection(id)) => {
+                seen = ConnectionSlot::of(*id);
+                (Some(Included(&seen)), Some(Unbounded), Some(Unbounded))
+            }
             Some(WorkerSelector::Client(id)) => (None, Some(Included(id)), Some(Unbounded)),
             Some(WorkerSelector::Host(address)) => (None, None, Some(Included(address))),
         };
@@ -221,10 +225,10 @@ impl JobServer {
         self.meant(selector).into_iter().map(|slot| self.id_of(slot)).collect()
     }
 
-    fn meant(&self, selector: &WorkerSelector) -> Vec<u32> {
+    fn meant(&self, selector: &WorkerSelector) -> Vec<ConnectionSlot> {
         let workers = || {
             let workers = self.connections.iter().filter(|(_, connection)| connection.abilities.first != NONE);
-            workers.map(|(slot, connection)| (u32::try_from(slot).unwrap_or(NONE), &connection.gauges))
+            workers.map(|(slot, connection)| (slot, &connection.gauges))
         };
         match selector {
             WorkerSelector::Connection(id) => self.slot_of(*id).into_iter().collect(),
@@ -261,13 +265,14 @@ impl JobServer {
 
     /// The number of these connections that offer one of the functions; all of them if one is `None`, which
     /// is any.
-    fn count_concerned(&self, connections: &[u32], functions: &[Option<FunctionName>]) -> usize {
+    fn count_concerned(&self, connections: &[ConnectionSlot], functions: &[Option<FunctionName>]) -> usize {
         if functions.contains(&None) {
             return connections.len();
         }
         let slots = functions.iter().flatten().filter_map(|name| self.function_names.get(name.as_bytes()).copied());
         let slots: Vec<FunctionSlot> = slots.collect();
-        let offers = |connection: u32| slots.iter().any(|slot| self.ability_slots.contains_key(&(connection, *slot)));
+        let offers =
+            |connection: ConnectionSlot| slots.iter().any(|slot| self.ability_slots.contains_key(&(connection, *slot)));
         connections.iter().filter(|connection| offers(**connection)).count()
     }
 
@@ -282,7 +287,7 @@ impl JobServer {
         {
             count += 1;
             self.work_budget.spend(price::ENTRY);
-            let stale = self.slot_of(id).filter(|slot| self.connections[*slot as usize].has_stale_rules);
+            let stale = self.slot_of(id).filter(|slot| self.connections[*slot].has_stale_rules);
             if let Some(connection) = stale
                 && !self.update_modes(connection, &mut to_cover)
             {
@@ -301,8 +306,8 @@ impl JobServer {
 
     /// Applies changed rules to a connection that may not be processed yet. Returns whether it is complete;
     /// if not, call again.
-    pub(super) fn refresh_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
-        if !self.connections[connection as usize].has_stale_rules {
+    pub(super) fn refresh_rules(&mut self, now: Now, connection: ConnectionSlot, effects: &mut impl Effects) -> bool {
+        if !self.connections[connection].has_stale_rules {
             return true;
         }
         let mut to_cover = BTreeSet::new();
@@ -312,8 +317,8 @@ impl JobServer {
     }
 
     /// Sets a connection's client id, for which there may be other rules.
-    pub(super) fn rename(&mut self, now: Now, connection: u32, id: &[u8], effects: &mut impl Effects) {
-        let gauges = &self.connections[connection as usize].gauges;
+    pub(super) fn rename(&mut self, now: Now, connection: ConnectionSlot, id: &[u8], effects: &mut impl Effects) {
+        let gauges = &self.connections[connection].gauges;
         self.clients.set(connection, gauges.client_id().as_deref(), Some(id));
         let clients = &self.rules.clients;
         let was_meant = !clients.is_empty() && gauges.client_id().is_some_and(|id| clients.contains_key(&id));
@@ -326,9 +331,9 @@ impl JobServer {
     }
 
     /// Marks a connection's rules as changed, and queues it for processing.
-    fn make_rules_stale(&mut self, connection: u32) {
-        self.connections[connection as usize].rules_at = NONE;
-        if !std::mem::replace(&mut self.connections[connection as usize].has_stale_rules, true) {
+    fn make_rules_stale(&mut self, connection: ConnectionSlot) {
+        self.connections[connection].rules_at = NONE;
+        if !std::mem::replace(&mut self.connections[connection].has_stale_rules, true) {
             self.rules.stale.push_back(self.id_of(connection));
         }
     }
@@ -340,7 +345,7 @@ impl JobServer {
     }
 
     /// The strictest rule for a function that a connection can do.
-    pub(super) fn mode_for(&self, connection: u32, function: &[u8]) -> Option<WorkerMode> {
+    pub(super) fn mode_for(&self, connection: ConnectionSlot, function: &[u8]) -> Option<WorkerMode> {
         if self.rules.is_empty() {
             return None;
         }
@@ -348,8 +353,8 @@ impl JobServer {
     }
 
     /// The rules that apply to a connection.
-    fn rules_for(&self, connection: u32) -> Vec<&Modes> {
-        let gauges = &self.connections[connection as usize].gauges;
+    fn rules_for(&self, connection: ConnectionSlot) -> Vec<&Modes> {
+        let gauges = &self.connections[connection].gauges;
         let Rules { connections, clients, hosts, .. } = &self.rules;
         let of_client = if clients.is_empty() { None } else { gauges.client_id().and_then(|id| clients.get(&id)) };
         [connections.get(&connection), of_client, hosts.get(&gauges.peer)].into_iter().flatten().collect()
@@ -357,14 +362,14 @@ impl JobServer {
 
     /// Continues to update the modes of a connection's abilities: at least one, and until the budget is
     /// spent. Adds the functions to cover again to `to_cover`. Returns whether it is complete.
-    fn update_modes(&mut self, connection: u32, to_cover: &mut BTreeSet<FunctionSlot>) -> bool {
-        let state = &self.connections[connection as usize];
+    fn update_modes(&mut self, connection: ConnectionSlot, to_cover: &mut BTreeSet<FunctionSlot>) -> bool {
+        let state = &self.connections[connection];
         let first = state.abilities.first;
         let mut ability = if state.rules_at == NONE { first } else { state.rules_at };
         let mut count = 0;
         while ability != NONE {
             if count > 0 && self.is_turn_over() {
-                self.connections[connection as usize].rules_at = ability;
+                self.connections[connection].rules_at = ability;
                 return false;
             }
             count += 1;
@@ -372,8 +377,8 @@ impl JobServer {
             to_cover.extend(self.refresh_rule(ability));
             ability = next;
         }
-        self.connections[connection as usize].has_stale_rules = false;
-        self.connections[connection as usize].rules_at = NONE;
+        self.connections[connection].has_stale_rules = false;
+        self.connections[connection].rules_at = NONE;
         true
     }
 
@@ -396,10 +401,10 @@ impl JobServer {
         self.work_budget.spend(2 * price::ENTRY);
         self.abilities[ability as usize].mode = mode;
         self.abilities[ability as usize].gauges.set_mode(mode);
-        let is_ready = self.connections[connection as usize].is_ready_to_wake();
+        let is_ready = self.connections[connection].is_ready_to_wake();
         let is_to_cover = match (before, mode) {
             (None, Some(_)) if is_ready => {
-                if !self.connections[connection as usize].is_wide {
+                if !self.connections[connection].is_wide {
                     self.remove_sleeper(ability);
                 }
                 false
@@ -418,20 +423,20 @@ impl JobServer {
     /// Checks that the modes of all abilities follow from the rules.
     pub(super) fn check_rules(&self) {
         for slot in self.rules.connections.keys() {
-            assert!(self.connections.contains(*slot as usize), "a rule has outlived its connection");
+            assert!(self.connections.contains(*slot), "a rule has outlived its connection");
         }
         let Rules { connections, clients, hosts, .. } = &self.rules;
         let all = connections.values().chain(clients.values()).chain(hosts.values());
         assert!(all.into_iter().all(|modes| !modes.is_empty()), "an empty set of rules is kept");
         for (slot, connection) in &self.connections {
-            let id = self.id_of(u32::try_from(slot).unwrap_or(NONE));
+            let id = self.id_of(slot);
             assert!(
                 !connection.has_stale_rules || self.rules.stale.contains(&id),
                 "a connection will not have its turn"
             );
         }
         for (_, ability) in &self.abilities {
-            if self.connections[ability.connection as usize].has_stale_rules {
+            if self.connections[ability.connection].has_stale_rules {
                 continue;
             }
             let name = &self.functions[ability.function].name;
