@@ -8,8 +8,7 @@
 
 use super::connection::{Ability, AbilityList};
 use super::effects::Effects;
-use super::ids::ConnectionSlot;
-use super::index::NONE;
+use super::ids::{AbilitySlot, ConnectionSlot, SlotId};
 use super::job::{JobState, Residency};
 use super::{JobServer, price};
 use crate::protocol::Priority;
@@ -24,47 +23,47 @@ const READY_SHARE: usize = 4;
 pub(super) enum Choice {
     Nothing,
     /// The next job of this ability's function, of this priority.
-    Ability(u32, usize),
+    Ability(AbilitySlot, usize),
     /// Nothing was found before this ability, and there are more to search.
-    Unfinished(u32),
+    Unfinished(AbilitySlot),
 }
 
 impl JobServer {
     /// Inserts an ability at the front of the order.
-    pub(super) fn put_first(&mut self, ability: u32) {
+    pub(super) fn put_first(&mut self, ability: AbilitySlot) {
         self.last_turn += 1;
-        let connection = self.abilities[ability as usize].connection;
+        let connection = self.abilities[ability].connection;
         let AbilityList { first, .. } = self.connections[connection].abilities;
-        let state = &mut self.abilities[ability as usize];
-        (state.turn, state.turn_previous, state.turn_next) = (-self.last_turn, NONE, first);
+        let state = &mut self.abilities[ability];
+        (state.turn, state.turn_previous, state.turn_next) = (-self.last_turn, AbilitySlot::NONE, first);
         let list = &mut self.connections[connection].abilities;
         match first {
-            NONE => list.last = ability,
-            first => self.abilities[first as usize].turn_previous = ability,
+            AbilitySlot::NONE => list.last = ability,
+            first => self.abilities[first].turn_previous = ability,
         }
         list.first = ability;
         list.len += 1;
     }
 
     /// Inserts an ability at the back of the order.
-    fn put_last(&mut self, ability: u32) {
+    fn put_last(&mut self, ability: AbilitySlot) {
         self.last_turn += 1;
-        let connection = self.abilities[ability as usize].connection;
+        let connection = self.abilities[ability].connection;
         let AbilityList { last, .. } = self.connections[connection].abilities;
-        let state = &mut self.abilities[ability as usize];
-        (state.turn, state.turn_previous, state.turn_next) = (self.last_turn, last, NONE);
+        let state = &mut self.abilities[ability];
+        (state.turn, state.turn_previous, state.turn_next) = (self.last_turn, last, AbilitySlot::NONE);
         let order = &mut self.connections[connection].abilities;
         match last {
-            NONE => order.first = ability,
-            last => self.abilities[last as usize].turn_next = ability,
+            AbilitySlot::NONE => order.first = ability,
+            last => self.abilities[last].turn_next = ability,
         }
         order.last = ability;
         order.len += 1;
     }
 
     /// Removes an ability from the order. Incremental passes over the abilities continue after it.
-    pub(super) fn take_out_of_turn(&mut self, ability: u32) {
-        let Ability { connection, turn_previous, turn_next, .. } = self.abilities[ability as usize];
+    pub(super) fn take_out_of_turn(&mut self, ability: AbilitySlot) {
+        let Ability { connection, turn_previous, turn_next, .. } = self.abilities[ability];
         let owner = &mut self.connections[connection];
         if owner.rules_at == ability {
             owner.rules_at = turn_next;
@@ -75,18 +74,18 @@ impl JobServer {
         let list = &mut owner.abilities;
         list.len -= 1;
         match turn_previous {
-            NONE => list.first = turn_next,
-            previous => self.abilities[previous as usize].turn_next = turn_next,
+            AbilitySlot::NONE => list.first = turn_next,
+            previous => self.abilities[previous].turn_next = turn_next,
         }
         match turn_next {
-            NONE => list.last = turn_previous,
-            next => self.abilities[next as usize].turn_previous = turn_previous,
+            AbilitySlot::NONE => list.last = turn_previous,
+            next => self.abilities[next].turn_previous = turn_previous,
         }
     }
 
     /// Moves an ability that was used to the back of the order.
-    pub(super) fn rotate(&mut self, ability: u32) {
-        let connection = self.abilities[ability as usize].connection;
+    pub(super) fn rotate(&mut self, ability: AbilitySlot) {
+        let connection = self.abilities[ability].connection;
         if self.connections[connection].abilities.last != ability {
             self.take_out_of_turn(ability);
             self.put_last(ability);
@@ -105,7 +104,7 @@ impl JobServer {
     /// unfinished search continues.
     ///
     /// A search that has spent a whole budget takes the best job that it has found by then.
-    pub(super) fn choose_job(&self, connection: ConnectionSlot, from: Option<u32>) -> Choice {
+    pub(super) fn choose_job(&self, connection: ConnectionSlot, from: Option<AbilitySlot>) -> Choice {
         let state = &self.connections[connection];
         if state.runs >= self.policy.max_jobs_per_connection {
             return Choice::Nothing;
@@ -123,7 +122,7 @@ impl JobServer {
             let ready = self.functions_ready[priority].iter();
             let able = ready.filter_map(|function| self.ability_slots.get(&(connection, *function)).copied());
             let able = able.filter(|ability| self.can_take(*ability, priority));
-            if let Some(ability) = able.min_by_key(|ability| self.abilities[*ability as usize].turn) {
+            if let Some(ability) = able.min_by_key(|ability| self.abilities[*ability].turn) {
                 return Choice::Ability(ability, priority);
             }
         }
@@ -134,12 +133,12 @@ impl JobServer {
     }
 
     /// Searches a connection's abilities for jobs. No ready job has a priority above `highest`.
-    fn look_through(&self, connection: ConnectionSlot, highest: usize, from: Option<u32>) -> Choice {
+    fn look_through(&self, connection: ConnectionSlot, highest: usize, from: Option<AbilitySlot>) -> Choice {
         let mut ability = from.unwrap_or(self.connections[connection].abilities.first);
         let is_wide = self.connections[connection].is_wide;
-        let mut best: Option<(u32, usize)> = None;
+        let mut best: Option<(AbilitySlot, usize)> = None;
         let mut looked_at = 0;
-        while ability != NONE {
+        while ability != AbilitySlot::NONE {
             if is_wide && looked_at > 0 && self.is_turn_over() {
                 break;
             }
@@ -152,18 +151,18 @@ impl JobServer {
                     break;
                 }
             }
-            ability = self.abilities[ability as usize].turn_next;
+            ability = self.abilities[ability].turn_next;
         }
         match best {
             Some((ability, priority)) => Choice::Ability(ability, priority),
-            None if ability != NONE => Choice::Unfinished(ability),
+            None if ability != AbilitySlot::NONE => Choice::Unfinished(ability),
             None => Choice::Nothing,
         }
     }
 
     /// Whether a connection may get the next job of an ability's function and this priority.
-    fn can_take(&self, ability: u32, priority: usize) -> bool {
-        let Ability { function, mode, .. } = self.abilities[ability as usize];
+    fn can_take(&self, ability: AbilitySlot, priority: usize) -> bool {
+        let Ability { function, mode, .. } = self.abilities[ability];
         let function = &self.functions[function];
         let list = &function.ready[priority];
         list.len > 0
@@ -177,9 +176,9 @@ impl JobServer {
     pub(super) fn page_out_durable(&mut self, connection: ConnectionSlot, effects: &mut impl Effects) -> bool {
         let mut count = 0;
         let mut ability = self.connections[connection].abilities.first;
-        while ability != NONE {
+        while ability != AbilitySlot::NONE {
             self.work_budget.spend(price::ENTRY);
-            let Ability { function, turn_next, .. } = self.abilities[ability as usize];
+            let Ability { function, turn_next, .. } = self.abilities[ability];
             for priority in Priority::ALL {
                 let head = |server: &Self| server.functions[function].ready[priority.index()].first;
                 while let Some(job) = self.jobs.find(head(self)).filter(|job| job.residency == Residency::Both) {

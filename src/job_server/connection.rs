@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::ids::{ConnectionSlot, FunctionSlot, SlotId};
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
 use super::index::NONE;
 use super::refused::RefusedFunctions;
 use crate::protocol::{ConnectionOption, GrabKind};
@@ -46,11 +46,11 @@ pub(super) struct Connection {
     pub(super) next_sleeper: ConnectionSlot,
     /// Whether the operator's rules for it have changed and are not yet applied to all its abilities.
     pub(super) has_stale_rules: bool,
-    /// The ability at which applying them continues; [`NONE`] is the first.
-    pub(super) rules_at: u32,
+    /// The ability at which applying them continues; [`AbilitySlot::NONE`] is the first.
+    pub(super) rules_at: AbilitySlot,
     /// The ability at which the search for uncovered ready jobs continues, after it has fallen asleep;
-    /// [`NONE`] when the search is done.
-    pub(super) cover_at: u32,
+    /// [`AbilitySlot::NONE`] when the search is done.
+    pub(super) cover_at: AbilitySlot,
     /// The head of the list of its waits, and their number.
     pub(super) first_wait: u32,
     pub(super) waits: u32,
@@ -87,7 +87,7 @@ pub(super) enum Pending {
     /// A message is being delivered to the clients of the job in this slot.
     Message { job: u32, serial: u64 },
     /// It asked for a job, and the search continues at this ability.
-    Grab { kind: GrabKind, at: u32 },
+    Grab { kind: GrabKind, at: AbilitySlot },
     /// It no longer does this function, and still holds jobs of it.
     GiveBack { function: FunctionSlot },
 }
@@ -113,8 +113,8 @@ impl Connection {
             previous_sleeper: ConnectionSlot::NONE,
             next_sleeper: ConnectionSlot::NONE,
             has_stale_rules: false,
-            rules_at: NONE,
-            cover_at: NONE,
+            rules_at: AbilitySlot::NONE,
+            cover_at: AbilitySlot::NONE,
             first_wait: NONE,
             waits: 0,
             first_run: NONE,
@@ -214,27 +214,27 @@ pub(super) struct Ability {
     pub(super) gauges: Arc<AbilityGauges>,
     /// The mode of this connection for the function, by the operator's rules; `None` if it gets jobs.
     pub(super) mode: Option<WorkerMode>,
-    pub(super) previous: u32,
-    pub(super) next: u32,
+    pub(super) previous: AbilitySlot,
+    pub(super) next: AbilitySlot,
     /// Since when it is among its function's sleepers, as a counter, unless its connection fell asleep later.
     pub(super) since: u64,
     /// Its position in the order in which the connection's abilities are searched, and its neighbours there.
     pub(super) turn: i64,
-    pub(super) turn_previous: u32,
-    pub(super) turn_next: u32,
+    pub(super) turn_previous: AbilitySlot,
+    pub(super) turn_next: AbilitySlot,
 }
 
 /// The list of a connection's abilities, linked through the abilities.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AbilityList {
-    pub(super) first: u32,
-    pub(super) last: u32,
+    pub(super) first: AbilitySlot,
+    pub(super) last: AbilitySlot,
     pub(super) len: u32,
 }
 
 impl Default for AbilityList {
     fn default() -> Self {
-        Self { first: NONE, last: NONE, len: 0 }
+        Self { first: AbilitySlot::NONE, last: AbilitySlot::NONE, len: 0 }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ids::{AbilitySlot, SlotId};
 use super::index::NONE;
 use super::job::{JobState, Jobs, Links};
 use crate::protocol::{FunctionName, Priority};
@@ -86,10 +87,10 @@ pub(super) struct Function {
     /// The number of connections that can do it.
     pub(super) workers: u32,
     /// The list of the abilities of sleeping connections; the first is woken next.
-    pub(super) first_sleeper: u32,
-    pub(super) last_sleeper: u32,
+    pub(super) first_sleeper: AbilitySlot,
+    pub(super) last_sleeper: AbilitySlot,
     /// The list of the abilities of wide connections, asleep or not, unordered, and its length.
-    pub(super) first_wide: u32,
+    pub(super) first_wide: AbilitySlot,
     pub(super) wide: u32,
     /// The number of connections that were sent a NOOP for a job of this function and have not answered it
     /// yet.
@@ -126,9 +127,9 @@ impl Function {
             first_run: NONE,
             returns: 0,
             workers: 0,
-            first_sleeper: NONE,
-            last_sleeper: NONE,
-            first_wide: NONE,
+            first_sleeper: AbilitySlot::NONE,
+            last_sleeper: AbilitySlot::NONE,
+            first_wide: AbilitySlot::NONE,
             wide: 0,
             waking: 0,
             limits: [0; 3],

@@ -69,6 +69,8 @@ macro_rules! slot_ids {
 }
 
 slot_ids! {
+    /// The slot of an ability.
+    AbilitySlot;
     /// The slot of a connection: that of its [`ConnectionId`], without the generation.
     ConnectionSlot;
     /// The slot of a function.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::connection::{Connection, Sleep, Wait};
 use super::function::{Function, JobList};
-use super::ids::{ConnectionSlot, FunctionSlot, SlotId};
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
 use super::index::NONE;
 use super::job::{JobRef, JobState, Links, Residency};
 use super::paging::MemoryTotals;
@@ -350,9 +350,9 @@ impl JobServer {
         for (slot, function) in &self.functions {
             let counted = waking.remove(&slot).unwrap_or(0);
             assert_eq!(function.waking, counted, "workers on their way are miscounted");
-            let (mut ability, mut before) = (function.first_sleeper, NONE);
-            while ability != NONE {
-                let state = &self.abilities[ability as usize];
+            let (mut ability, mut before) = (function.first_sleeper, AbilitySlot::NONE);
+            while ability != AbilitySlot::NONE {
+                let state = &self.abilities[ability];
                 assert_eq!((state.function, state.previous), (slot, before), "a list of sleepers is torn");
                 let sleep = self.connections[state.connection].sleep;
                 assert_eq!(sleep, Sleep::Asleep, "one who does not sleep is in a list of sleepers");
@@ -372,16 +372,16 @@ impl JobServer {
         assert!(waking.is_empty(), "a worker is on its way for a function that does not exist");
     }
 
-    fn abilities_of<'a>(&'a self, connection: &Connection) -> impl Iterator<Item = u32> + use<'a> {
-        let first = Some(connection.abilities.first).filter(|first| *first != NONE);
-        successors(first, |ability| Some(self.abilities[*ability as usize].turn_next).filter(|next| *next != NONE))
+    fn abilities_of<'a>(&'a self, connection: &Connection) -> impl Iterator<Item = AbilitySlot> + use<'a> {
+        let first = Some(connection.abilities.first).filter(|first| *first != AbilitySlot::NONE);
+        successors(first, |ability| Some(self.abilities[*ability].turn_next).filter(|next| *next != AbilitySlot::NONE))
     }
 
     /// Checks the order of a connection's abilities. Returns their number.
     fn check_abilities(&self, slot: ConnectionSlot, connection: &Connection) -> usize {
-        let (mut before, mut turn, mut count) = (NONE, i64::MIN, 0);
+        let (mut before, mut turn, mut count) = (AbilitySlot::NONE, i64::MIN, 0);
         for ability in self.abilities_of(connection) {
-            let state = &self.abilities[ability as usize];
+            let state = &self.abilities[ability];
             assert_eq!((state.connection, state.turn_previous), (slot, before), "abilities are torn");
             assert!(turn < state.turn, "abilities are out of order");
             (before, turn, count) = (ability, state.turn, count + 1);
@@ -391,7 +391,7 @@ impl JobServer {
         let mut counted: HashMap<*const AbilityGauges, u64> = HashMap::new();
         running.for_each(|(_, run)| *counted.entry(Arc::as_ptr(&run.gauges)).or_default() += 1);
         for ability in self.abilities_of(connection) {
-            let gauges = &self.abilities[ability as usize].gauges;
+            let gauges = &self.abilities[ability].gauges;
             let count = counted.get(&Arc::as_ptr(gauges)).copied().unwrap_or(0);
             assert_eq!(gauges.running.get(), count, "jobs of one function and worker are miscounted");
         }
@@ -404,7 +404,7 @@ impl JobServer {
         let is_hopeless = |connection: ConnectionSlot| {
             let state = &self.connections[connection];
             let able = self.find_ability(connection, slot).is_some_and(|ability| self.is_listed(ability));
-            able && state.cover_at == NONE && !state.has_stale_rules
+            able && state.cover_at == AbilitySlot::NONE && !state.has_stale_rules
         };
         let mut sleepers = self.connections.iter().filter(|(_, connection)| connection.sleep == Sleep::Asleep);
         function.has_uncovered() && sleepers.any(|(connection, _)| is_hopeless(connection))
@@ -422,9 +422,9 @@ impl JobServer {
         let wide = self.connections.iter().filter(|(_, connection)| connection.is_wide);
         assert_eq!(wide.filter(|(_, connection)| connection.is_ready_to_wake()).count(), seen as usize);
         for (slot, function) in &self.functions {
-            let (mut ability, mut before, mut count) = (function.first_wide, NONE, 0);
-            while ability != NONE {
-                let state = &self.abilities[ability as usize];
+            let (mut ability, mut before, mut count) = (function.first_wide, AbilitySlot::NONE, 0);
+            while ability != AbilitySlot::NONE {
+                let state = &self.abilities[ability];
                 assert_eq!((state.function, state.previous), (slot, before), "wide abilities are torn");
                 assert!(self.connections[state.connection].is_wide, "one with few functions is among the wide");
                 (before, ability, count) = (ability, state.next, count + 1);
@@ -432,8 +432,11 @@ impl JobServer {
             assert_eq!(function.wide, count, "wide abilities are miscounted");
         }
         for (_, connection) in &self.connections {
-            assert!(!connection.is_wide || connection.abilities.first != NONE, "one is wide that can do nothing");
-            if connection.cover_at != NONE {
+            assert!(
+                !connection.is_wide || connection.abilities.first != AbilitySlot::NONE,
+                "one is wide that can do nothing"
+            );
+            if connection.cover_at != AbilitySlot::NONE {
                 assert!(connection.sleep == Sleep::Asleep, "one who does not sleep is to be looked through");
                 assert!(!self.uncovered.is_empty(), "a sleeper will not be looked through");
             }

@@ -28,7 +28,7 @@ impl JobServer {
     pub(super) fn measure_late(&self, connection: ConnectionSlot, job: u32, outcome: &Outcome<'_>) {
         let function = self.jobs.get(job).function;
         let ability = self.find_ability(connection, function);
-        let gauges = ability.map(|ability| &*self.abilities[ability as usize].gauges);
+        let gauges = ability.map(|ability| &*self.abilities[ability].gauges);
         self.count_outcome(function, gauges, outcome);
     }
 

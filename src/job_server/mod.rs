@@ -85,7 +85,7 @@ use self::clients::Clients;
 use self::connection::{Ability, Connection, Pending, Run, Wait};
 use self::crowd::Crowd;
 use self::function::Function;
-use self::ids::{ConnectionSlot, FunctionSlot, SlotId};
+use self::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::map::Map;
@@ -169,9 +169,9 @@ pub struct JobServer {
     connections: Slab<ConnectionSlot, Connection>,
     clients: Clients,
     last_generation: u32,
-    abilities: Slab<usize, Ability>,
+    abilities: Slab<AbilitySlot, Ability>,
     /// Ability slots, by connection and function.
-    ability_slots: Map<(ConnectionSlot, FunctionSlot), u32>,
+    ability_slots: Map<(ConnectionSlot, FunctionSlot), AbilitySlot>,
     /// Counters: how often an ability moved to the front or back of its order, and how often a connection or
     /// an ability joined sleepers.
     last_turn: i64,

@@ -17,8 +17,7 @@
 use super::connection::{Ability, Connection, Sleep};
 use super::effects::Effects;
 use super::function::Function;
-use super::ids::{ConnectionSlot, FunctionSlot, SlotId};
-use super::index::NONE;
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
 use super::job::JobState;
 use super::{JobServer, Noop, Now, WORK_PER_CALL, price};
 use crate::protocol::Response;
@@ -79,8 +78,8 @@ impl JobServer {
     }
 
     /// Whether an ability is, or must be, in its function's list of sleepers.
-    pub(super) fn is_listed(&self, ability: u32) -> bool {
-        let Ability { connection, mode, .. } = self.abilities[ability as usize];
+    pub(super) fn is_listed(&self, ability: AbilitySlot) -> bool {
+        let Ability { connection, mode, .. } = self.abilities[ability];
         mode.is_none() && self.connections[connection].is_ready_to_wake()
     }
 
@@ -136,8 +135,8 @@ impl JobServer {
         loop {
             let sleeper = &self.connections[connection];
             let ability = sleeper.cover_at;
-            if ability == NONE || sleeper.sleep != Sleep::Asleep {
-                self.connections[connection].cover_at = NONE;
+            if ability == AbilitySlot::NONE || sleeper.sleep != Sleep::Asleep {
+                self.connections[connection].cover_at = AbilitySlot::NONE;
                 return true;
             }
             if is_wide && looked_at > 0 && self.is_turn_over() {
@@ -145,7 +144,7 @@ impl JobServer {
             }
             looked_at += 1;
             self.work_budget.spend(price::ENTRY);
-            let Ability { function, turn_next, .. } = self.abilities[ability as usize];
+            let Ability { function, turn_next, .. } = self.abilities[ability];
             self.connections[connection].cover_at = turn_next;
             self.cover(now, function, effects);
         }
@@ -196,7 +195,7 @@ impl JobServer {
         let sleeper = &mut self.connections[connection];
         sleeper.set_sleep(Sleep::Awake);
         sleeper.is_full = false;
-        sleeper.cover_at = NONE;
+        sleeper.cover_at = AbilitySlot::NONE;
         match before {
             Sleep::Awake | Sleep::Late | Sleep::Asleep => None,
             Sleep::Woken { function, .. } => {
@@ -215,10 +214,10 @@ impl JobServer {
     fn wake_next(&mut self, now: Now, function: FunctionSlot, effects: &mut impl Effects) -> bool {
         let ability = loop {
             let ability = self.next_sleeper(function);
-            if ability == NONE {
+            if ability == AbilitySlot::NONE {
                 return false;
             }
-            let connection = self.abilities[ability as usize].connection;
+            let connection = self.abilities[ability].connection;
             if !self.connections[connection].has_stale_rules {
                 break ability;
             }
@@ -228,13 +227,13 @@ impl JobServer {
                 break ability;
             }
         };
-        let connection = self.abilities[ability as usize].connection;
+        let connection = self.abilities[ability].connection;
         self.work_budget.spend(price::WAKE);
         self.leave_sleepers(connection);
         self.last_noop += 1;
         let serial = self.last_noop;
         self.connections[connection].set_sleep(Sleep::Woken { function, serial });
-        self.connections[connection].cover_at = NONE;
+        self.connections[connection].cover_at = AbilitySlot::NONE;
         self.functions[function].waking += 1;
         let deadline_us = now.monotonic_us.saturating_add(self.policy.wakeup_timeout_us);
         if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
@@ -294,39 +293,39 @@ impl JobServer {
         is_on_its_way
     }
 
-    /// The ability of the sleeper that has slept longest, of those that can do a function; [`NONE`] if there
-    /// is none.
-    fn next_sleeper(&self, function: FunctionSlot) -> u32 {
+    /// The ability of the sleeper that has slept longest, of those that can do a function;
+    /// [`AbilitySlot::NONE`] if there is none.
+    fn next_sleeper(&self, function: FunctionSlot) -> AbilitySlot {
         let narrow = self.functions[function].first_sleeper;
         let wide = self.next_wide_sleeper(function);
-        let is_before = |one: u32, other: u32| self.sleeps_since(one) <= self.sleeps_since(other);
-        if wide == NONE || narrow != NONE && is_before(narrow, wide) { narrow } else { wide }
+        let is_before = |one: AbilitySlot, other: AbilitySlot| self.sleeps_since(one) <= self.sleeps_since(other);
+        if wide == AbilitySlot::NONE || narrow != AbilitySlot::NONE && is_before(narrow, wide) { narrow } else { wide }
     }
 
     /// Since when an ability is among its function's sleepers, as a counter.
-    fn sleeps_since(&self, ability: u32) -> u64 {
-        let Ability { connection, since, .. } = self.abilities[ability as usize];
+    fn sleeps_since(&self, ability: AbilitySlot) -> u64 {
+        let Ability { connection, since, .. } = self.abilities[ability];
         since.max(self.connections[connection].slept)
     }
 
     /// The same for wide sleepers: scans the shorter of two lists, the wide connections that can do the
     /// function or the wide sleepers.
-    fn next_wide_sleeper(&self, function: FunctionSlot) -> u32 {
+    fn next_wide_sleeper(&self, function: FunctionSlot) -> AbilitySlot {
         let Function { first_wide, wide, .. } = self.functions[function];
         if wide == 0 || self.wide_sleepers == 0 {
-            return NONE;
+            return AbilitySlot::NONE;
         }
-        let (mut next, mut looked_at) = (NONE, 0);
+        let (mut next, mut looked_at) = (AbilitySlot::NONE, 0);
         let mut next_since = u64::MAX;
         if wide <= self.wide_sleepers {
             let mut ability = first_wide;
-            while ability != NONE {
+            while ability != AbilitySlot::NONE {
                 looked_at += 1;
                 let since = self.sleeps_since(ability);
                 if since < next_since && self.is_listed(ability) {
                     (next, next_since) = (ability, since);
                 }
-                ability = self.abilities[ability as usize].next;
+                ability = self.abilities[ability].next;
             }
         } else {
             let mut connection = self.first_wide_sleeper;
@@ -334,7 +333,7 @@ impl JobServer {
             while connection != ConnectionSlot::NONE && self.connections[connection].slept < next_since {
                 looked_at += 1;
                 if let Some(ability) = self.find_ability(connection, function)
-                    && self.abilities[ability as usize].mode.is_none()
+                    && self.abilities[ability].mode.is_none()
                     && self.sleeps_since(ability) < next_since
                 {
                     (next, next_since) = (ability, self.sleeps_since(ability));
@@ -354,13 +353,13 @@ impl JobServer {
         }
         let is_ready = state.is_ready_to_wake();
         let mut ability = state.abilities.first;
-        while ability != NONE {
+        while ability != AbilitySlot::NONE {
             self.work_budget.spend(price::ENTRY);
             if self.is_listed(ability) {
                 self.remove_sleeper(ability);
             }
             self.join_wide(ability);
-            ability = self.abilities[ability as usize].turn_next;
+            ability = self.abilities[ability].turn_next;
         }
         self.connections[connection].is_wide = true;
         if is_ready {
@@ -371,7 +370,7 @@ impl JobServer {
     /// Makes a wide connection narrow again, after its last ability is removed.
     pub(super) fn narrow(&mut self, connection: ConnectionSlot) {
         let state = &self.connections[connection];
-        if state.is_wide && state.abilities.first == NONE {
+        if state.is_wide && state.abilities.first == AbilitySlot::NONE {
             if state.is_ready_to_wake() {
                 self.leave_wide_sleepers(connection);
             }
@@ -380,27 +379,27 @@ impl JobServer {
     }
 
     /// Adds an ability of a wide connection to its function's list of these.
-    pub(super) fn join_wide(&mut self, ability: u32) {
-        let function = self.abilities[ability as usize].function;
+    pub(super) fn join_wide(&mut self, ability: AbilitySlot) {
+        let function = self.abilities[ability].function;
         let next = std::mem::replace(&mut self.functions[function].first_wide, ability);
         self.functions[function].wide += 1;
-        let state = &mut self.abilities[ability as usize];
-        (state.previous, state.next) = (NONE, next);
-        if next != NONE {
-            self.abilities[next as usize].previous = ability;
+        let state = &mut self.abilities[ability];
+        (state.previous, state.next) = (AbilitySlot::NONE, next);
+        if next != AbilitySlot::NONE {
+            self.abilities[next].previous = ability;
         }
     }
 
     /// Removes an ability of a wide connection from its function's list of these.
-    pub(super) fn leave_wide(&mut self, ability: u32) {
-        let Ability { function, previous, next, .. } = self.abilities[ability as usize];
+    pub(super) fn leave_wide(&mut self, ability: AbilitySlot) {
+        let Ability { function, previous, next, .. } = self.abilities[ability];
         self.functions[function].wide -= 1;
         match previous {
-            NONE => self.functions[function].first_wide = next,
-            previous => self.abilities[previous as usize].next = next,
+            AbilitySlot::NONE => self.functions[function].first_wide = next,
+            previous => self.abilities[previous].next = next,
         }
-        if next != NONE {
-            self.abilities[next as usize].previous = previous;
+        if next != AbilitySlot::NONE {
+            self.abilities[next].previous = previous;
         }
     }
 
@@ -439,37 +438,37 @@ impl JobServer {
     }
 
     /// Adds one ability of a sleeping connection to its function's sleepers, behind the others.
-    pub(super) fn join_later(&mut self, ability: u32) {
+    pub(super) fn join_later(&mut self, ability: AbilitySlot) {
         self.last_slept += 1;
-        self.abilities[ability as usize].since = self.last_slept;
-        let connection = self.abilities[ability as usize].connection;
+        self.abilities[ability].since = self.last_slept;
+        let connection = self.abilities[ability].connection;
         if !self.connections[connection].is_wide {
             self.append_sleeper(ability);
         }
     }
 
     /// Appends an ability of a sleeping connection to its function's sleepers.
-    fn append_sleeper(&mut self, ability: u32) {
-        let function = self.abilities[ability as usize].function;
+    fn append_sleeper(&mut self, ability: AbilitySlot) {
+        let function = self.abilities[ability].function;
         let last = std::mem::replace(&mut self.functions[function].last_sleeper, ability);
-        self.abilities[ability as usize].previous = last;
-        self.abilities[ability as usize].next = NONE;
+        self.abilities[ability].previous = last;
+        self.abilities[ability].next = AbilitySlot::NONE;
         match last {
-            NONE => self.functions[function].first_sleeper = ability,
-            last => self.abilities[last as usize].next = ability,
+            AbilitySlot::NONE => self.functions[function].first_sleeper = ability,
+            last => self.abilities[last].next = ability,
         }
     }
 
     /// Removes an ability of a sleeping connection from its function's sleepers.
-    pub(super) fn remove_sleeper(&mut self, ability: u32) {
-        let Ability { function, previous, next, .. } = self.abilities[ability as usize];
+    pub(super) fn remove_sleeper(&mut self, ability: AbilitySlot) {
+        let Ability { function, previous, next, .. } = self.abilities[ability];
         match previous {
-            NONE => self.functions[function].first_sleeper = next,
-            previous => self.abilities[previous as usize].next = next,
+            AbilitySlot::NONE => self.functions[function].first_sleeper = next,
+            previous => self.abilities[previous].next = next,
         }
         match next {
-            NONE => self.functions[function].last_sleeper = previous,
-            next => self.abilities[next as usize].previous = previous,
+            AbilitySlot::NONE => self.functions[function].last_sleeper = previous,
+            next => self.abilities[next].previous = previous,
         }
     }
 
@@ -484,12 +483,12 @@ impl JobServer {
             return self.join_wide_sleepers(connection);
         }
         let mut ability = self.connections[connection].abilities.first;
-        while ability != NONE {
+        while ability != AbilitySlot::NONE {
             self.work_budget.spend(price::ENTRY);
             if self.is_listed(ability) {
                 self.append_sleeper(ability);
             }
-            ability = self.abilities[ability as usize].turn_next;
+            ability = self.abilities[ability].turn_next;
         }
     }
 
@@ -502,12 +501,12 @@ impl JobServer {
             return self.leave_wide_sleepers(connection);
         }
         let mut ability = self.connections[connection].abilities.first;
-        while ability != NONE {
+        while ability != AbilitySlot::NONE {
             self.work_budget.spend(price::ENTRY);
             if self.is_listed(ability) {
                 self.remove_sleeper(ability);
             }
-            ability = self.abilities[ability as usize].turn_next;
+            ability = self.abilities[ability].turn_next;
         }
     }
 }

@@ -6,7 +6,7 @@ use super::abilities::Choice;
 use super::attempt_history::RequeueReason;
 use super::connection::{Ability, Pending, Run};
 use super::effects::{Effects, Event};
-use super::ids::{ConnectionSlot, FunctionSlot, SlotId};
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
 use super::index::NONE;
 use super::job::{JobState, Residency};
 use super::stored::StoreOp;
@@ -59,15 +59,14 @@ impl JobServer {
             timeout_ms,
             gauges,
             mode,
-            previous: NONE,
-            next: NONE,
+            previous: AbilitySlot::NONE,
+            next: AbilitySlot::NONE,
             since: 0,
             turn: 0,
-            turn_previous: NONE,
-            turn_next: NONE,
+            turn_previous: AbilitySlot::NONE,
+            turn_next: AbilitySlot::NONE,
         };
         let ability = self.abilities.insert(new);
-        let ability = u32::try_from(ability).unwrap_or(NONE);
         self.put_first(ability);
         self.ability_slots.insert((connection, function), ability);
         self.functions[function].workers += 1;
@@ -83,18 +82,18 @@ impl JobServer {
     }
 
     /// Registers a function again: its ability moves to the front of the order.
-    fn renew_ability(&mut self, now: Now, ability: u32, timeout_ms: Option<u64>, effects: &mut impl Effects) {
+    fn renew_ability(&mut self, now: Now, ability: AbilitySlot, timeout_ms: Option<u64>, effects: &mut impl Effects) {
         self.take_out_of_turn(ability);
         self.put_first(ability);
-        let Ability { connection, function, gauges, .. } = &self.abilities[ability as usize];
+        let Ability { connection, function, gauges, .. } = &self.abilities[ability];
         let (connection, function) = (*connection, *function);
         self.connections[connection].gauges.renew_function(gauges);
-        self.abilities[ability as usize].timeout_ms = timeout_ms;
+        self.abilities[ability].timeout_ms = timeout_ms;
         // An incremental pass over the abilities may not have reached this one, and now will not.
         if self.connections[connection].has_stale_rules {
             self.refresh_rule(ability);
         }
-        if self.connections[connection].cover_at != NONE {
+        if self.connections[connection].cover_at != AbilitySlot::NONE {
             self.cover(now, function, effects);
         }
     }
@@ -113,7 +112,7 @@ impl JobServer {
         let Some(ability) = self.find_ability(connection, function) else {
             return true;
         };
-        let gauges = Arc::clone(&self.abilities[ability as usize].gauges);
+        let gauges = Arc::clone(&self.abilities[ability].gauges);
         self.connections[connection].gauges.remove_function(&gauges);
         self.remove_ability(now, ability, effects);
         gauges.running.get() == 0 || self.give_back(now, connection, function, effects)
@@ -172,25 +171,25 @@ impl JobServer {
         connection: ConnectionSlot,
         effects: &mut impl Effects,
     ) -> bool {
-        while self.connections[connection].abilities.first != NONE {
+        while self.connections[connection].abilities.first != AbilitySlot::NONE {
             self.remove_ability(now, self.connections[connection].abilities.first, effects);
             if self.is_turn_over() {
                 break;
             }
         }
-        self.connections[connection].abilities.first == NONE
+        self.connections[connection].abilities.first == AbilitySlot::NONE
     }
 
-    pub(super) fn remove_ability(&mut self, now: Now, ability: u32, effects: &mut impl Effects) {
+    pub(super) fn remove_ability(&mut self, now: Now, ability: AbilitySlot, effects: &mut impl Effects) {
         self.work_budget.spend(price::CHANGE);
-        let Ability { connection, function, .. } = self.abilities[ability as usize];
+        let Ability { connection, function, .. } = self.abilities[ability];
         if self.connections[connection].is_wide {
             self.leave_wide(ability);
         } else if self.is_listed(ability) {
             self.remove_sleeper(ability);
         }
         self.take_out_of_turn(ability);
-        self.abilities.remove(ability as usize);
+        self.abilities.remove(ability);
         self.narrow(connection);
         self.ability_slots.remove(&(connection, function));
         self.functions[function].workers -= 1;
@@ -201,7 +200,7 @@ impl JobServer {
     }
 
     /// The ability of a connection for a function, if it has registered it.
-    pub(super) fn find_ability(&self, connection: ConnectionSlot, function: FunctionSlot) -> Option<u32> {
+    pub(super) fn find_ability(&self, connection: ConnectionSlot, function: FunctionSlot) -> Option<AbilitySlot> {
         self.ability_slots.get(&(connection, function)).copied()
     }
 
@@ -234,14 +233,14 @@ impl JobServer {
         now: Now,
         connection: ConnectionSlot,
         kind: GrabKind,
-        from: Option<u32>,
+        from: Option<AbilitySlot>,
         effects: &mut impl Effects,
     ) -> bool {
         self.connections[connection].pending = None;
         match self.choose_job(connection, from) {
             Choice::Ability(ability, priority) => {
                 self.rotate(ability);
-                let function = self.abilities[ability as usize].function;
+                let function = self.abilities[ability].function;
                 let job = self.functions[function].ready[priority].first;
                 self.assign(now, connection, job, ability, kind, effects);
             }
@@ -259,7 +258,7 @@ impl JobServer {
         now: Now,
         connection: ConnectionSlot,
         slot: u32,
-        ability: u32,
+        ability: AbilitySlot,
         kind: GrabKind,
         effects: &mut impl Effects,
     ) {
@@ -270,7 +269,7 @@ impl JobServer {
         function.assigned_since_load[priority.index()] += 1;
         self.publish(function_slot);
         self.measure_wait(now, slot);
-        let Ability { timeout_ms, ref gauges, .. } = self.abilities[ability as usize];
+        let Ability { timeout_ms, ref gauges, .. } = self.abilities[ability];
         gauges.running.bump(1);
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us.saturating_add(timeout_ms.saturating_mul(1000)));
         if let Some(deadline_us) = deadline_us {

@@ -14,8 +14,7 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use super::connection::Ability;
 use super::control::{ControlError, Cursor, Rule, WorkerSelector, check_function_name};
 use super::effects::Effects;
-use super::ids::{ConnectionSlot, FunctionSlot};
-use super::index::NONE;
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
 use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, WorkerMode, price};
 use crate::protocol::FunctionName;
 use crate::protocol::names::CLIENT_ID_MAX;
@@ -227,7 +226,8 @@ impl JobServer {
 
     fn meant(&self, selector: &WorkerSelector) -> Vec<ConnectionSlot> {
         let workers = || {
-            let workers = self.connections.iter().filter(|(_, connection)| connection.abilities.first != NONE);
+            let workers =
+                self.connections.iter().filter(|(_, connection)| connection.abilities.first != AbilitySlot::NONE);
             workers.map(|(slot, connection)| (slot, &connection.gauges))
         };
         match selector {
@@ -332,7 +332,7 @@ impl JobServer {
 
     /// Marks a connection's rules as changed, and queues it for processing.
     fn make_rules_stale(&mut self, connection: ConnectionSlot) {
-        self.connections[connection].rules_at = NONE;
+        self.connections[connection].rules_at = AbilitySlot::NONE;
         if !std::mem::replace(&mut self.connections[connection].has_stale_rules, true) {
             self.rules.stale.push_back(self.id_of(connection));
         }
@@ -365,26 +365,26 @@ impl JobServer {
     fn update_modes(&mut self, connection: ConnectionSlot, to_cover: &mut BTreeSet<FunctionSlot>) -> bool {
         let state = &self.connections[connection];
         let first = state.abilities.first;
-        let mut ability = if state.rules_at == NONE { first } else { state.rules_at };
+        let mut ability = if state.rules_at == AbilitySlot::NONE { first } else { state.rules_at };
         let mut count = 0;
-        while ability != NONE {
+        while ability != AbilitySlot::NONE {
             if count > 0 && self.is_turn_over() {
                 self.connections[connection].rules_at = ability;
                 return false;
             }
             count += 1;
-            let next = self.abilities[ability as usize].turn_next;
+            let next = self.abilities[ability].turn_next;
             to_cover.extend(self.refresh_rule(ability));
             ability = next;
         }
         self.connections[connection].has_stale_rules = false;
-        self.connections[connection].rules_at = NONE;
+        self.connections[connection].rules_at = AbilitySlot::NONE;
         true
     }
 
     /// Updates the mode of one ability. Returns the function if it must be covered again.
-    pub(super) fn refresh_rule(&mut self, ability: u32) -> Option<FunctionSlot> {
-        let Ability { connection, function, mode, .. } = self.abilities[ability as usize];
+    pub(super) fn refresh_rule(&mut self, ability: AbilitySlot) -> Option<FunctionSlot> {
+        let Ability { connection, function, mode, .. } = self.abilities[ability];
         let rule = if self.rules.is_empty() {
             None
         } else {
@@ -396,11 +396,11 @@ impl JobServer {
     }
 
     /// Returns the function if it must be covered again.
-    fn set_mode(&mut self, ability: u32, mode: Option<WorkerMode>) -> Option<FunctionSlot> {
-        let Ability { connection, function, mode: before, .. } = self.abilities[ability as usize];
+    fn set_mode(&mut self, ability: AbilitySlot, mode: Option<WorkerMode>) -> Option<FunctionSlot> {
+        let Ability { connection, function, mode: before, .. } = self.abilities[ability];
         self.work_budget.spend(2 * price::ENTRY);
-        self.abilities[ability as usize].mode = mode;
-        self.abilities[ability as usize].gauges.set_mode(mode);
+        self.abilities[ability].mode = mode;
+        self.abilities[ability].gauges.set_mode(mode);
         let is_ready = self.connections[connection].is_ready_to_wake();
         let is_to_cover = match (before, mode) {
             (None, Some(_)) if is_ready => {
