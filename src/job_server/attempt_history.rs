@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::connection::Run;
+use super::ids::RunSlot;
 use super::{ConnectionId, JobServer, Now, US_PER_S};
 
 /// The maximum number of attempts that are remembered of one job: the last ones.
@@ -108,20 +109,20 @@ impl AttemptHistory {
 
 impl JobServer {
     /// Whether the worker has declared that it has not begun the job of this run.
-    pub(super) fn is_unbegun(&self, run: u32) -> bool {
-        self.connections[self.runs[run as usize].connection].holds_unbegun
+    pub(super) fn is_unbegun(&self, run: RunSlot) -> bool {
+        self.connections[self.runs[run].connection].holds_unbegun
     }
 
     /// Counts a requeue of the job of this run, which was not begun, or probably not even read. Returns
     /// whether the job is spared the attempt.
-    pub(super) fn may_miss(&mut self, run: u32) -> bool {
-        let number = self.jobs.get(self.runs[run as usize].job).number();
+    pub(super) fn may_miss(&mut self, run: RunSlot) -> bool {
+        let number = self.jobs.get(self.runs[run].job).number();
         self.attempt_history.miss(number)
     }
 
     /// Records a failed attempt, whose job is requeued.
-    pub(super) fn record_attempt(&mut self, now: Now, run: u32, reason: RequeueReason) {
-        let Run { job, connection, since_us, since_unix_ms, .. } = self.runs[run as usize];
+    pub(super) fn record_attempt(&mut self, now: Now, run: RunSlot, reason: RequeueReason) {
+        let Run { job, connection, since_us, since_unix_ms, .. } = self.runs[run];
         let gauges = &self.connections[connection].gauges;
         let took_ms = now.monotonic_us.saturating_sub(since_us) * 1000 / US_PER_S;
         let attempt = FailedAttempt {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId};
 use super::index::NONE;
 use super::refused::RefusedFunctions;
 use crate::protocol::{ConnectionOption, GrabKind};
@@ -55,13 +55,13 @@ pub(super) struct Connection {
     pub(super) first_wait: u32,
     pub(super) waits: u32,
     /// The list of the runs of the jobs that it holds, oldest first, and their number.
-    pub(super) first_run: u32,
-    pub(super) last_run: u32,
+    pub(super) first_run: RunSlot,
+    pub(super) last_run: RunSlot,
     pub(super) runs: u32,
     /// While it sleeps, whether it is at its job limit: a GRAB_JOB would get NO_JOB, so it is not woken.
     pub(super) is_full: bool,
     /// The run of the job that it was assigned last, unless it has sent something since. A slot of the runs.
-    pub(super) last_assigned: u32,
+    pub(super) last_assigned: RunSlot,
     /// The number of gaps ever left in its output, and how many of them are open.
     pub(super) gaps: u64,
     pub(super) open_gaps: u32,
@@ -117,11 +117,11 @@ impl Connection {
             cover_at: AbilitySlot::NONE,
             first_wait: NONE,
             waits: 0,
-            first_run: NONE,
-            last_run: NONE,
+            first_run: RunSlot::NONE,
+            last_run: RunSlot::NONE,
             runs: 0,
             is_full: false,
-            last_assigned: NONE,
+            last_assigned: RunSlot::NONE,
             gaps: 0,
             open_gaps: 0,
             most_runs: 0,
@@ -153,7 +153,7 @@ impl Connection {
     }
 
     /// Counts a new run, the last of its list.
-    pub(super) fn add_run(&mut self, run: u32) {
+    pub(super) fn add_run(&mut self, run: RunSlot) {
         self.last_run = run;
         self.last_assigned = run;
         self.runs += 1;
@@ -265,9 +265,9 @@ pub(super) struct Run {
     pub(super) deadline_us: Option<u64>,
     pub(super) numerator: u64,
     pub(super) denominator: u64,
-    pub(super) previous: u32,
-    pub(super) next: u32,
+    pub(super) previous: RunSlot,
+    pub(super) next: RunSlot,
     /// Its neighbours in the list of its function's runs, the one that began last first.
-    pub(super) next_of_function: u32,
-    pub(super) previous_of_function: u32,
+    pub(super) next_of_function: RunSlot,
+    pub(super) previous_of_function: RunSlot,
 }

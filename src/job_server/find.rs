@@ -6,8 +6,7 @@
 use std::ops::{ControlFlow, Range};
 
 use super::control::LOOKS_PER_CALL;
-use super::ids::{FunctionSlot, SlotId};
-use super::index::NONE;
+use super::ids::{FunctionSlot, RunSlot, SlotId};
 use super::job::{JobRef, JobState};
 use super::list::{JobView, LISTS, QUEUED_LISTS};
 use super::{JobServer, WORK_PER_CALL};
@@ -180,7 +179,7 @@ impl JobServer {
     fn is_wanted(&self, job: JobRef<'_>, wanted: &Wanted<'_>, path: Path) -> bool {
         let Wanted { query, function } = wanted;
         let is_held_by = |client: &[u8]| match job.state {
-            JobState::Running(run) => self.clients.has(client, self.runs[run as usize].connection),
+            JobState::Running(run) => self.clients.has(client, self.runs[run].connection),
             _ => false,
         };
         function.is_none_or(|function| function == job.function)
@@ -221,12 +220,12 @@ impl JobServer {
 
     /// The runs of a client's connections from a cursor onwards, by slot; `None` if it is quicker to scan all
     /// runs.
-    fn runs_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
+    fn runs_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<RunSlot>> {
         let mut runs = Vec::new();
         for connection in self.clients.of(client) {
             let mut run = self.connections[connection].first_run;
             *looks += 1;
-            while let Some(held) = self.runs.get(run as usize) {
+            while let Some(held) = self.runs.get(run) {
                 *looks += 1;
                 if *looks > LOOKS_PER_CALL {
                     return None;
@@ -238,7 +237,7 @@ impl JobServer {
                 return None;
             }
         }
-        Some(smallest(runs.into_iter().filter(|run| u64::from(*run) >= place)))
+        Some(smallest(runs.into_iter().filter(|run| u64::from(run.number()) >= place)))
     }
 
     /// The same for the waits of a client's connections.
@@ -281,16 +280,16 @@ impl JobServer {
             let next = in_slots(self.run_bound(), place, looks, |run| self.job_of_run(run), act);
             return next.map(|next| next | IN_RUNS);
         }
-        let first = Some(self.functions[function].first_run).filter(|run| *run != NONE);
-        let next_of = |run: &u32| Some(self.runs[*run as usize].next_of_function).filter(|run| *run != NONE);
+        let first = Some(self.functions[function].first_run).filter(|run| *run != RunSlot::NONE);
+        let next_of = |run: &RunSlot| Some(self.runs[*run].next_of_function).filter(|run| *run != RunSlot::NONE);
         let runs = std::iter::successors(first, next_of).inspect(|_| *looks += 1);
-        let runs = smallest(runs.filter(|run| u64::from(*run) >= place));
+        let runs = smallest(runs.filter(|run| u64::from(run.number()) >= place));
         let next = in_given(runs, |run| self.job_of_run(run).map_or(GO_ON, &mut act));
         next.map(|next| next | IN_RUNS)
     }
 
-    fn job_of_run(&self, run: u32) -> Option<JobRef<'_>> {
-        self.runs.get(run as usize).map(|run| self.jobs.get(run.job))
+    fn job_of_run(&self, run: RunSlot) -> Option<JobRef<'_>> {
+        self.runs.get(run).map(|run| self.jobs.get(run.job))
     }
 
     fn run_bound(&self) -> usize {
@@ -319,18 +318,18 @@ fn has_runs(wanted: &Wanted<'_>) -> bool {
 }
 
 /// Examines a bounded number of slots. Returns the cursor for the next call.
-fn in_slots<'a>(
+fn in_slots<'a, Id: SlotId>(
     bound: usize,
     place: u64,
     looks: &mut usize,
-    find: impl Fn(u32) -> Option<JobRef<'a>>,
+    find: impl Fn(Id) -> Option<JobRef<'a>>,
     mut act: impl FnMut(JobRef<'_>) -> ControlFlow<()>,
 ) -> Option<u64> {
     let place = usize::try_from(place).unwrap_or(usize::MAX);
     let end = place.saturating_add(WORK_PER_CALL).min(bound);
     for slot in place..end {
         *looks += 1;
-        let job = u32::try_from(slot).ok().and_then(&find);
+        let job = find(Id::from_index(slot));
         if job.is_some_and(|job| act(job).is_break()) {
             return Some(slot as u64 + 1);
         }
@@ -339,8 +338,8 @@ fn in_slots<'a>(
 }
 
 /// The smallest of these slots in order: one more than one call shows.
-fn smallest(slots: impl Iterator<Item = u32>) -> Vec<u32> {
-    let mut slots: Vec<u32> = slots.collect();
+fn smallest<Id: SlotId + Ord>(slots: impl Iterator<Item = Id>) -> Vec<Id> {
+    let mut slots: Vec<Id> = slots.collect();
     if slots.len() > WORK_PER_CALL + 1 {
         slots.select_nth_unstable(WORK_PER_CALL);
         slots.truncate(WORK_PER_CALL + 1);
@@ -350,14 +349,14 @@ fn smallest(slots: impl Iterator<Item = u32>) -> Vec<u32> {
 }
 
 /// Visits a bounded number of sorted slots. Returns the cursor for the next call.
-fn in_given(slots: Vec<u32>, mut act: impl FnMut(u32) -> ControlFlow<()>) -> Option<u64> {
+fn in_given<Id: SlotId>(slots: Vec<Id>, mut act: impl FnMut(Id) -> ControlFlow<()>) -> Option<u64> {
     let mut slots = slots.into_iter();
     for slot in slots.by_ref().take(WORK_PER_CALL) {
         if act(slot).is_break() {
-            return Some(u64::from(slot) + 1);
+            return Some(u64::from(slot.number()) + 1);
         }
     }
-    slots.next().map(u64::from)
+    slots.next().map(|slot| slot.number().into())
 }
 
 fn stage_of(job: JobRef<'_>) -> Option<StageKind> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ids::{AbilitySlot, SlotId};
+use super::ids::{AbilitySlot, RunSlot, SlotId};
 use super::index::NONE;
 use super::job::{JobState, Jobs, Links};
 use crate::protocol::{FunctionName, Priority};
@@ -80,7 +80,7 @@ pub(super) struct Function {
     pub(super) scheduled: [JobList; 3],
     pub(super) running: u32,
     /// The head of the list of its runs: the one that began last.
-    pub(super) first_run: u32,
+    pub(super) first_run: RunSlot,
     /// How often one of its jobs became ready again, or moved between lists in some other way than to a
     /// worker: a walk over the lists may have missed it.
     pub(super) returns: u32,
@@ -124,7 +124,7 @@ impl Function {
             storing: 0,
             scheduled: [JobList::EMPTY; 3],
             running: 0,
-            first_run: NONE,
+            first_run: RunSlot::NONE,
             returns: 0,
             workers: 0,
             first_sleeper: AbilitySlot::NONE,

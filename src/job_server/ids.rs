@@ -27,6 +27,18 @@ pub(super) trait SlotId: Copy + Eq {
     }
 }
 
+impl SlotId for u32 {
+    const NONE: Self = Self::MAX;
+
+    fn new(number: u32) -> Self {
+        number
+    }
+
+    fn number(self) -> u32 {
+        self
+    }
+}
+
 impl SlotId for usize {
     const NONE: Self = Self::MAX;
 
@@ -75,6 +87,8 @@ slot_ids! {
     ConnectionSlot;
     /// The slot of a function.
     FunctionSlot;
+    /// The slot of a run.
+    RunSlot;
 }
 
 impl ConnectionSlot {

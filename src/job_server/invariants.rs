@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::connection::{Connection, Sleep, Wait};
 use super::function::{Function, JobList};
-use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId};
 use super::index::NONE;
 use super::job::{JobRef, JobState, Links, Residency};
 use super::paging::MemoryTotals;
@@ -282,9 +282,9 @@ impl JobServer {
     fn check_runs(&self) {
         let (mut seen, mut deadlines) = (0, 0);
         for (slot, connection) in &self.connections {
-            let (mut run, mut before, mut count) = (connection.first_run, NONE, 0);
-            while run != NONE {
-                let state = &self.runs[run as usize];
+            let (mut run, mut before, mut count) = (connection.first_run, RunSlot::NONE, 0);
+            while run != RunSlot::NONE {
+                let state = &self.runs[run];
                 assert_eq!((state.connection, state.previous), (slot, before), "a connection's runs are torn");
                 assert_eq!(self.jobs.get(state.job).state, JobState::Running(run), "a run of a job that does not run");
                 if let Some(deadline_us) = state.deadline_us {
@@ -298,9 +298,9 @@ impl JobServer {
         }
         self.check_revoked();
         for (slot, function) in &self.functions {
-            let (mut run, mut before, mut count) = (function.first_run, NONE, 0);
-            while run != NONE {
-                let state = &self.runs[run as usize];
+            let (mut run, mut before, mut count) = (function.first_run, RunSlot::NONE, 0);
+            while run != RunSlot::NONE {
+                let state = &self.runs[run];
                 let of = self.jobs.get(state.job).function;
                 assert_eq!((of, state.previous_of_function), (slot, before), "a function's runs are torn");
                 (before, run, count) = (run, state.next_of_function, count + 1);
@@ -319,7 +319,7 @@ impl JobServer {
                 let job = self.jobs.get(job);
                 assert!(job.attempts > 0, "a job without a failed attempt was revoked");
                 if let JobState::Running(run) = job.state {
-                    let holder = self.runs[run as usize].connection;
+                    let holder = self.runs[run].connection;
                     assert_ne!(holder, slot, "a job is taken for lost by the worker that has it");
                 }
             }

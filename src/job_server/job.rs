@@ -20,7 +20,7 @@ use self::body::Held;
 pub(super) use self::prefixes::Prefixes;
 pub(super) use self::residency::Residency;
 use super::Now;
-use super::ids::{FunctionSlot, SlotId};
+use super::ids::{FunctionSlot, RunSlot, SlotId};
 use super::index::{JobIndex, NONE};
 use super::map::Map;
 use super::packed_uint::PackedUint;
@@ -48,7 +48,7 @@ pub(super) enum JobState {
     /// Its workload is being read from the store; in its function's loading list of its priority.
     Loading(Links),
     /// A worker has it; the slot of its run.
-    Running(u32),
+    Running(RunSlot),
     /// Ended; only its waits are left, for the final packet. In no list and no index.
     Ended,
 }

@@ -6,7 +6,7 @@ use std::ops::{ControlFlow, Range};
 
 use super::attempt_history::FailedAttempt;
 use super::control::LOOKS_PER_CALL;
-use super::ids::FunctionSlot;
+use super::ids::{FunctionSlot, RunSlot, SlotId};
 use super::index::NONE;
 use super::job::{JobRef, JobState, Residency};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
@@ -135,7 +135,8 @@ impl JobServer {
         let bound = self.runs.bound();
         let end = place.saturating_add(WORK_PER_CALL).min(bound);
         for slot in place..end {
-            if let Some(view) = self.runs.get(slot).and_then(|run| self.view(self.jobs.get(run.job)))
+            if let Some(view) =
+                self.runs.get(RunSlot::from_index(slot)).and_then(|run| self.view(self.jobs.get(run.job)))
                 && show(view).is_break()
             {
                 return Some(slot + 1);
@@ -253,7 +254,7 @@ impl JobServer {
         let Some(connection) = self.slot_of(holder) else { return };
         let mut run = self.connections[connection].first_run;
         for _ in 0..WORK_PER_CALL {
-            let Some(held) = self.runs.get(run as usize) else { return };
+            let Some(held) = self.runs.get(run) else { return };
             if let Some(view) = self.view(self.jobs.get(held.job)) {
                 show(view);
             }
@@ -273,7 +274,7 @@ impl JobServer {
             JobState::Scheduled(_) => Stage::Scheduled,
             JobState::Ready(_) | JobState::PagedOut(_) | JobState::Loading(_) => Stage::Queued,
             JobState::Running(run) => {
-                let run = &self.runs[run as usize];
+                let run = &self.runs[run];
                 Stage::Running(RunView {
                     holder: self.id_of(run.connection),
                     since_unix_ms: run.since_unix_ms,

@@ -1,6 +1,6 @@
 //! Metrics of jobs: events that are counted and times that are measured.
 
-use super::ids::{ConnectionSlot, FunctionSlot};
+use super::ids::{ConnectionSlot, FunctionSlot, RunSlot};
 use super::work::Outcome;
 use super::{JobServer, Now};
 use crate::stats::histogram::bucket_of;
@@ -33,8 +33,8 @@ impl JobServer {
     }
 
     /// Records a worker's result for a job, and how long it took.
-    pub(super) fn measure_run(&self, now: Now, run: u32, outcome: &Outcome<'_>) {
-        let run = &self.runs[run as usize];
+    pub(super) fn measure_run(&self, now: Now, run: RunSlot, outcome: &Outcome<'_>) {
+        let run = &self.runs[run];
         let function = self.jobs.get(run.job).function;
         let took_us = now.monotonic_us.saturating_sub(run.since_us);
         let bucket = bucket_of(took_us);

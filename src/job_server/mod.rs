@@ -85,7 +85,7 @@ use self::clients::Clients;
 use self::connection::{Ability, Connection, Pending, Run, Wait};
 use self::crowd::Crowd;
 use self::function::Function;
-use self::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
+use self::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId};
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::map::Map;
@@ -193,7 +193,7 @@ pub struct JobServer {
     last_message: u64,
     /// The slots of those jobs, for round-robin delivery.
     undelivered: VecDeque<u32>,
-    runs: Slab<usize, Run>,
+    runs: Slab<RunSlot, Run>,
     attempt_history: AttemptHistory,
     /// The timeouts of running jobs, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
@@ -360,10 +360,10 @@ impl JobServer {
         if !missed_last
             || ended.first_wait != NONE
             || ended.open_gaps > 0
-            || !self.runs.get(ended.last_assigned as usize).is_some_and(is_recent)
+            || !self.runs.get(ended.last_assigned).is_some_and(is_recent)
         {
             // It has the job, or the unread output may be packets to it as a client.
-            ended.last_assigned = NONE;
+            ended.last_assigned = RunSlot::NONE;
         }
         self.report_refused_functions(connection, effects);
         if !self.remove_abilities(now, connection, effects) {
@@ -380,7 +380,7 @@ impl JobServer {
         }
         for count in 0.. {
             match self.connections[connection].first_run {
-                NONE => break,
+                RunSlot::NONE => break,
                 _ if count > 0 && self.is_turn_over() => break,
                 run => {
                     let is_last = run == self.connections[connection].last_assigned;
@@ -390,7 +390,7 @@ impl JobServer {
             }
         }
         let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection];
-        let progress = if first_wait != NONE || first_run != NONE {
+        let progress = if first_wait != NONE || first_run != RunSlot::NONE {
             DisconnectProgress::Unfinished
         } else if wants_answers && open_gaps > 0 {
             self.connections[connection].gauges.remove_all_functions();
@@ -424,7 +424,7 @@ impl JobServer {
     pub fn refuse(&mut self, from: ConnectionId, error: PeerError, effects: &mut impl Effects) {
         self.work_budget.spend(price::REQUEST);
         if let Some(connection) = self.slot_of(from) {
-            self.connections[connection].last_assigned = NONE;
+            self.connections[connection].last_assigned = RunSlot::NONE;
             self.say(from, Response::Error(error), effects);
         }
     }
@@ -460,7 +460,7 @@ impl JobServer {
             return is_all;
         }
         let mut is_all = true;
-        self.connections[connection].last_assigned = NONE;
+        self.connections[connection].last_assigned = RunSlot::NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
             Request::CannotRegister(why) => self.refuse_function(connection, why, effects),

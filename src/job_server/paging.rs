@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::account::weight::OPERATION;
 use super::effects::{Effects, Event};
-use super::ids::{FunctionSlot, SlotId};
+use super::ids::{FunctionSlot, RunSlot, SlotId};
 use super::job::{JobState, Residency, SHARED_FROM};
 use super::stored::{StoreFailure, StoreOp, StoreReport, StoredJob};
 use super::tell::Said;
@@ -94,7 +94,7 @@ impl JobServer {
     }
 
     /// Marks a job as running. Its weight stays the same.
-    pub(super) fn start_run(&mut self, job: u32, run: u32) {
+    pub(super) fn start_run(&mut self, job: u32, run: RunSlot) {
         let job = self.jobs.get_mut(job);
         job.state = JobState::Running(run);
         self.memory_totals.stored_running += usize::from(job.residency.is_stored());

@@ -38,7 +38,7 @@ impl JobServer {
                 Status { known: true, ..Status::default() }
             }
             JobState::Running(run) => {
-                let run = &self.runs[run as usize];
+                let run = &self.runs[run];
                 Status { known: true, running: true, numerator: run.numerator, denominator: run.denominator }
             }
         }

@@ -6,8 +6,7 @@ use super::abilities::Choice;
 use super::attempt_history::RequeueReason;
 use super::connection::{Ability, Pending, Run};
 use super::effects::{Effects, Event};
-use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, SlotId};
-use super::index::NONE;
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId};
 use super::job::{JobState, Residency};
 use super::stored::StoreOp;
 use super::tell::Said;
@@ -130,8 +129,8 @@ impl JobServer {
         let mut run = self.connections[connection].first_run;
         let (mut looked_at, mut is_all) = (0, true);
         let mut has_taken = false;
-        while run != NONE {
-            let Run { job, next, .. } = self.runs[run as usize];
+        while run != RunSlot::NONE {
+            let Run { job, next, .. } = self.runs[run];
             looked_at += 1;
             if self.jobs.get(job).function == function {
                 if has_taken && self.is_turn_over() {
@@ -155,13 +154,13 @@ impl JobServer {
             return false;
         }
         self.connections[connection].gauges.remove_all_functions();
-        while self.connections[connection].first_run != NONE {
+        while self.connections[connection].first_run != RunSlot::NONE {
             self.revoke(now, self.connections[connection].first_run, RequeueReason::GivenBack, effects);
             if self.is_turn_over() {
                 break;
             }
         }
-        self.connections[connection].first_run == NONE
+        self.connections[connection].first_run == RunSlot::NONE
     }
 
     /// Removes some of a connection's abilities, at least one. Returns whether none is left.
@@ -287,20 +286,19 @@ impl JobServer {
             numerator: 0,
             denominator: 0,
             previous,
-            next: NONE,
+            next: RunSlot::NONE,
             next_of_function: function.first_run,
-            previous_of_function: NONE,
+            previous_of_function: RunSlot::NONE,
         });
-        let run = u32::try_from(run).unwrap_or(NONE);
         let before = std::mem::replace(&mut function.first_run, run);
-        if let Some(before) = self.runs.get_mut(before as usize) {
+        if let Some(before) = self.runs.get_mut(before) {
             before.previous_of_function = run;
         }
         self.start_run(slot, run);
         let holder = &mut self.connections[connection];
         match previous {
-            NONE => holder.first_run = run,
-            previous => self.runs[previous as usize].next = run,
+            RunSlot::NONE => holder.first_run = run,
+            previous => self.runs[previous].next = run,
         }
         let job = self.jobs.get(slot);
         holder.add_run(run);
@@ -324,20 +322,20 @@ impl JobServer {
     /// Removes a run from its function's list.
     fn unlist_run(&mut self, gone: &Run) {
         let Run { job, next_of_function, previous_of_function, .. } = *gone;
-        if let Some(previous) = self.runs.get_mut(previous_of_function as usize) {
+        if let Some(previous) = self.runs.get_mut(previous_of_function) {
             previous.next_of_function = next_of_function;
         } else {
             let function = self.jobs.get(job).function;
             self.functions[function].first_run = next_of_function;
         }
-        if let Some(next) = self.runs.get_mut(next_of_function as usize) {
+        if let Some(next) = self.runs.get_mut(next_of_function) {
             next.previous_of_function = previous_of_function;
         }
     }
 
     /// Removes a run from its connection's list, with its deadline.
-    pub(super) fn remove_run(&mut self, run: u32) -> Run {
-        let gone = self.runs.remove(run as usize);
+    pub(super) fn remove_run(&mut self, run: RunSlot) -> Run {
+        let gone = self.runs.remove(run);
         self.unlist_run(&gone);
         gone.gauges.running.set(gone.gauges.running.get().saturating_sub(1));
         if let Some(deadline_us) = gone.deadline_us {
@@ -347,12 +345,12 @@ impl JobServer {
         connection.runs -= 1;
         connection.gauges.running.set(u64::from(connection.runs));
         match gone.previous {
-            NONE => connection.first_run = gone.next,
-            previous => self.runs[previous as usize].next = gone.next,
+            RunSlot::NONE => connection.first_run = gone.next,
+            previous => self.runs[previous].next = gone.next,
         }
         match gone.next {
-            NONE => connection.last_run = gone.previous,
-            next => self.runs[next as usize].previous = gone.previous,
+            RunSlot::NONE => connection.last_run = gone.previous,
+            next => self.runs[next].previous = gone.previous,
         }
         if connection.is_full && connection.runs < self.policy.max_jobs_per_connection {
             self.free(gone.connection);
@@ -371,11 +369,11 @@ impl JobServer {
         handle: &[u8],
         is_last: bool,
         unknown: PeerError,
-    ) -> Result<(u32, u32), Option<PeerError>> {
+    ) -> Result<(u32, RunSlot), Option<PeerError>> {
         let (prefix, number) = self.prefixes.parse(handle).ok_or(Some(unknown))?;
         if let Some(job) = self.find_named(prefix, number)
             && let JobState::Running(run) = self.jobs.get(job).state
-            && self.runs[run as usize].connection == connection
+            && self.runs[run].connection == connection
         {
             return Ok((job, run));
         }
@@ -393,7 +391,7 @@ impl JobServer {
     ) -> bool {
         match self.held_job(connection, handle, false, PeerError::RESULT_FOR_UNKNOWN_JOB) {
             Ok((job, run)) => {
-                let run = &mut self.runs[run as usize];
+                let run = &mut self.runs[run];
                 run.numerator = leading_count(numerator);
                 run.denominator = leading_count(denominator);
                 self.tell(job, connection, Said::Status { numerator, denominator }, effects)
@@ -473,7 +471,7 @@ impl JobServer {
     pub(super) fn revoke_run(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
-            let (holder, number) = (self.runs[run as usize].connection, job.number());
+            let (holder, number) = (self.runs[run].connection, job.number());
             self.record_revoked(holder, number);
         }
     }
@@ -500,7 +498,7 @@ impl JobServer {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
             let handle = job.handle(&self.prefixes);
-            let Run { connection, since_us, deadline_us, .. } = self.runs[run as usize];
+            let Run { connection, since_us, deadline_us, .. } = self.runs[run];
             effects.report(Event::JobTimedOut {
                 function: &self.functions[job.function].name,
                 handle,
@@ -510,14 +508,14 @@ impl JobServer {
                 timeout_ms: deadline_us.unwrap_or(now.monotonic_us).saturating_sub(since_us) / 1000,
             });
             self.tally(job.function, |counters| &counters.timed_out);
-            self.runs[run as usize].gauges.counters.get_or_make().timed_out.bump(1);
+            self.runs[run].gauges.counters.get_or_make().timed_out.bump(1);
             self.revoke(now, run, RequeueReason::TimedOut, effects);
         }
     }
 
     /// Revokes a job from a worker that is still connected, and may continue it.
-    fn revoke(&mut self, now: Now, run: u32, reason: RequeueReason, effects: &mut impl Effects) {
-        let Run { job, connection, .. } = self.runs[run as usize];
+    fn revoke(&mut self, now: Now, run: RunSlot, reason: RequeueReason, effects: &mut impl Effects) {
+        let Run { job, connection, .. } = self.runs[run];
         if reason == RequeueReason::GivenBack && self.is_unbegun(run) && self.may_miss(run) {
             // This worker will send no result for it.
             return self.requeue(now, run, None, effects);
@@ -529,10 +527,16 @@ impl JobServer {
 
     /// Requeues the job of a run, unless it is out of retries or abandoned. Without a reason the worker was
     /// probably gone before the job reached it, or has not begun it: that was no attempt.
-    pub(super) fn requeue(&mut self, now: Now, run: u32, reason: Option<RequeueReason>, effects: &mut impl Effects) {
+    pub(super) fn requeue(
+        &mut self,
+        now: Now,
+        run: RunSlot,
+        reason: Option<RequeueReason>,
+        effects: &mut impl Effects,
+    ) {
         self.work_budget.spend(2 * price::CHANGE);
-        let slot = self.runs[run as usize].job;
-        self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
+        let slot = self.runs[run].job;
+        self.runs[run].gauges.counters.get_or_make().requeued.bump(1);
         let job = self.jobs.get_mut(slot);
         job.attempts = job.attempts.saturating_add(u16::from(reason.is_some()));
         let attempts = job.attempts;

@@ -164,7 +164,7 @@ impl JobServer {
     /// The job at a position in the list of a function's runs, or the first.
     fn next_run(&self, function: FunctionSlot, at: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
         let Some((slot, number)) = at else {
-            return self.runs.get(self.functions[function].first_run as usize).map(|run| run.job);
+            return self.runs.get(self.functions[function].first_run).map(|run| run.job);
         };
         let job = self.jobs.find_in(slot, number);
         let is_there = job.is_some_and(|job| job.function == function && matches!(job.state, JobState::Running(_)));
@@ -175,7 +175,7 @@ impl JobServer {
     /// The job whose run follows that of a running job, in the list of its function's runs.
     fn behind_run(&self, job: u32) -> Option<(u32, u64)> {
         let JobState::Running(run) = self.jobs.get(job).state else { return None };
-        let next = self.runs.get(self.runs[run as usize].next_of_function as usize)?;
+        let next = self.runs.get(self.runs[run].next_of_function)?;
         Some((next.job, self.jobs.get(next.job).number()))
     }
 
