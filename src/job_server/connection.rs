@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId};
-use super::index::NONE;
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId, WaitSlot};
 use super::refused::RefusedFunctions;
 use crate::protocol::{ConnectionOption, GrabKind};
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, WorkerMode};
@@ -52,7 +51,7 @@ pub(super) struct Connection {
     /// [`AbilitySlot::NONE`] when the search is done.
     pub(super) cover_at: AbilitySlot,
     /// The head of the list of its waits, and their number.
-    pub(super) first_wait: u32,
+    pub(super) first_wait: WaitSlot,
     pub(super) waits: u32,
     /// The list of the runs of the jobs that it holds, oldest first, and their number.
     pub(super) first_run: RunSlot,
@@ -115,7 +114,7 @@ impl Connection {
             has_stale_rules: false,
             rules_at: AbilitySlot::NONE,
             cover_at: AbilitySlot::NONE,
-            first_wait: NONE,
+            first_wait: WaitSlot::NONE,
             waits: 0,
             first_run: RunSlot::NONE,
             last_run: RunSlot::NONE,
@@ -243,12 +242,12 @@ impl Default for AbilityList {
 pub(super) struct Wait {
     pub(super) job: u32,
     pub(super) connection: ConnectionSlot,
-    pub(super) next_of_job: u32,
-    pub(super) previous_of_job: u32,
+    pub(super) next_of_job: WaitSlot,
+    pub(super) previous_of_job: WaitSlot,
     /// The number of waits of the job. Only the first of them has it.
     pub(super) count: u32,
-    pub(super) next_of_connection: u32,
-    pub(super) previous_of_connection: u32,
+    pub(super) next_of_connection: WaitSlot,
+    pub(super) previous_of_connection: WaitSlot,
 }
 
 /// A job that a worker holds.

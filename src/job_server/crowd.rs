@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 
 use super::connection::Wait;
-use super::ids::ConnectionSlot;
-use super::index::NONE;
+use super::ids::{ConnectionSlot, SlotId, WaitSlot};
 use super::{JobServer, price};
 use crate::protocol::PeerError;
 
@@ -34,8 +33,8 @@ impl JobServer {
         let mut looked_at = 0;
         let crowd = self.crowds.entry(job).or_insert_with(|| {
             let (mut crowd, mut wait) = (Crowd::new(), first);
-            while wait != NONE {
-                let Wait { connection, next_of_job, .. } = waits[wait as usize];
+            while wait != WaitSlot::NONE {
+                let Wait { connection, next_of_job, .. } = waits[wait];
                 *crowd.entry(connection).or_default() += 1;
                 (wait, looked_at) = (next_of_job, looked_at + 1);
             }
@@ -48,11 +47,11 @@ impl JobServer {
     }
 
     /// The number of waits of a connection in the list that begins with `wait`, by a walk.
-    fn count_waits_of(&self, connection: ConnectionSlot, mut wait: u32) -> u32 {
+    fn count_waits_of(&self, connection: ConnectionSlot, mut wait: WaitSlot) -> u32 {
         let mut count = 0;
-        while wait != NONE {
+        while wait != WaitSlot::NONE {
             self.work_budget.spend(price::ENTRY);
-            let Wait { connection: owner, next_of_job, .. } = self.waits[wait as usize];
+            let Wait { connection: owner, next_of_job, .. } = self.waits[wait];
             count += u32::from(owner == connection);
             wait = next_of_job;
         }

@@ -6,7 +6,7 @@
 use std::ops::{ControlFlow, Range};
 
 use super::control::LOOKS_PER_CALL;
-use super::ids::{FunctionSlot, RunSlot, SlotId};
+use super::ids::{FunctionSlot, RunSlot, SlotId, WaitSlot};
 use super::job::{JobRef, JobState};
 use super::list::{JobView, LISTS, QUEUED_LISTS};
 use super::{JobServer, WORK_PER_CALL};
@@ -116,10 +116,10 @@ impl JobServer {
             Path::Waits => {
                 let client = wanted.query.waiter.unwrap_or_default();
                 if let Some(waits) = self.waits_of_client(client, place, &mut looks) {
-                    in_given(waits, |wait| act(self.jobs.get(self.waits[wait as usize].job)))
+                    in_given(waits, |wait| act(self.jobs.get(self.waits[wait].job)))
                 } else {
-                    let job_of = |wait: u32| {
-                        let wait = self.waits.get(wait as usize)?;
+                    let job_of = |wait: WaitSlot| {
+                        let wait = self.waits.get(wait)?;
                         self.clients.has(client, wait.connection).then(|| self.jobs.get(wait.job))
                     };
                     in_slots(self.wait_bound(), place, &mut looks, job_of, act)
@@ -191,7 +191,7 @@ impl JobServer {
 
     fn is_awaited_by(&self, job: JobRef<'_>, client: &[u8]) -> bool {
         let mut next = job.waits;
-        while let Some(wait) = self.waits.get(next as usize) {
+        while let Some(wait) = self.waits.get(next) {
             if self.clients.has(client, wait.connection) {
                 return true;
             }
@@ -241,12 +241,12 @@ impl JobServer {
     }
 
     /// The same for the waits of a client's connections.
-    fn waits_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
+    fn waits_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<WaitSlot>> {
         let mut waits = Vec::new();
         for connection in self.clients.of(client) {
             let mut next = self.connections[connection].first_wait;
             *looks += 1;
-            while let Some(wait) = self.waits.get(next as usize) {
+            while let Some(wait) = self.waits.get(next) {
                 *looks += 1;
                 if *looks > LOOKS_PER_CALL {
                     return None;
@@ -258,7 +258,7 @@ impl JobServer {
                 return None;
             }
         }
-        Some(smallest(waits.into_iter().filter(|wait| u64::from(*wait) >= place)))
+        Some(smallest(waits.into_iter().filter(|wait| u64::from(wait.number()) >= place)))
     }
 
     /// The jobs of a function: first those in its lists, then the running ones.

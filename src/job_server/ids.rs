@@ -89,6 +89,8 @@ slot_ids! {
     FunctionSlot;
     /// The slot of a run.
     RunSlot;
+    /// The slot of a wait.
+    WaitSlot;
 }
 
 impl ConnectionSlot {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::connection::{Connection, Sleep, Wait};
 use super::function::{Function, JobList};
-use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId};
+use super::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId, WaitSlot};
 use super::index::NONE;
 use super::job::{JobRef, JobState, Links, Residency};
 use super::paging::MemoryTotals;
@@ -70,7 +70,7 @@ impl JobServer {
                 }
             }
             let is_running = matches!(job.state, JobState::Running(_));
-            assert!(job.background || job.waits != NONE || is_running, "an abandoned job was kept");
+            assert!(job.background || job.waits != WaitSlot::NONE || is_running, "an abandoned job was kept");
             self.check_residency(slot);
             if matches!(job.state, JobState::Scheduled(_)) {
                 scheduled += 1;
@@ -255,9 +255,9 @@ impl JobServer {
     fn check_waits(&self) {
         let mut seen = 0;
         for (slot, connection) in &self.connections {
-            let (mut wait, mut before, mut count) = (connection.first_wait, NONE, 0);
-            while wait != NONE {
-                let Wait { connection: of, next_of_connection, previous_of_connection, .. } = self.waits[wait as usize];
+            let (mut wait, mut before, mut count) = (connection.first_wait, WaitSlot::NONE, 0);
+            while wait != WaitSlot::NONE {
+                let Wait { connection: of, next_of_connection, previous_of_connection, .. } = self.waits[wait];
                 assert_eq!((of, previous_of_connection), (slot, before), "a connection's waits are torn");
                 (before, wait, count) = (wait, next_of_connection, count + 1);
             }
@@ -267,9 +267,10 @@ impl JobServer {
         assert_eq!(seen, self.waits.len(), "a wait has no connection");
         let mut seen = 0;
         for (slot, job) in self.jobs.iter() {
-            let (mut wait, mut before, expected) = (job.waits, NONE, seen + self.count_waits(job.waits) as usize);
-            while wait != NONE {
-                let Wait { job: of, next_of_job, previous_of_job, .. } = self.waits[wait as usize];
+            let (mut wait, mut before, expected) =
+                (job.waits, WaitSlot::NONE, seen + self.count_waits(job.waits) as usize);
+            while wait != WaitSlot::NONE {
+                let Wait { job: of, next_of_job, previous_of_job, .. } = self.waits[wait];
                 assert_eq!((of, previous_of_job), (slot, before), "a job's waits are torn");
                 (before, wait) = (wait, next_of_job);
                 seen += 1;

@@ -20,7 +20,7 @@ use self::body::Held;
 pub(super) use self::prefixes::Prefixes;
 pub(super) use self::residency::Residency;
 use super::Now;
-use super::ids::{FunctionSlot, RunSlot, SlotId};
+use super::ids::{FunctionSlot, RunSlot, SlotId, WaitSlot};
 use super::index::{JobIndex, NONE};
 use super::map::Map;
 use super::packed_uint::PackedUint;
@@ -89,7 +89,7 @@ pub(super) struct Job {
     /// See [`VacantEntry`].
     hash: u32,
     /// The head of the list of its waits.
-    pub(super) waits: u32,
+    pub(super) waits: WaitSlot,
     /// The number of failed attempts: how often a worker was lost with this job.
     pub(super) attempts: u16,
     pub(super) priority: Priority,
@@ -129,7 +129,7 @@ impl Job {
             state: JobState::NOWHERE,
             function,
             hash,
-            waits: NONE,
+            waits: WaitSlot::NONE,
             attempts: 0,
             priority: submission.priority,
             background: submission.background,
@@ -386,7 +386,7 @@ impl Jobs {
             state: JobState::NOWHERE,
             function,
             hash: vacant.hash,
-            waits: NONE,
+            waits: WaitSlot::NONE,
             attempts: job.attempts,
             priority: job.priority,
             background: true,

@@ -6,7 +6,7 @@ use std::ops::{ControlFlow, Range};
 
 use super::attempt_history::FailedAttempt;
 use super::control::LOOKS_PER_CALL;
-use super::ids::{FunctionSlot, RunSlot, SlotId};
+use super::ids::{FunctionSlot, RunSlot, SlotId, WaitSlot};
 use super::index::NONE;
 use super::job::{JobRef, JobState, Residency};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
@@ -294,7 +294,7 @@ impl JobServer {
             due_s: job.due_s(),
             attempts: u32::from(job.attempts),
             failed_attempts: if job.attempts > 0 { self.attempt_history.of(job.number()) } else { &[] },
-            abandoned: job.waits == NONE && !job.background,
+            abandoned: job.waits == WaitSlot::NONE && !job.background,
             background: job.background,
             stored: job.residency.is_stored(),
             clients: self.count_waits(job.waits),

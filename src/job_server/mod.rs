@@ -85,8 +85,7 @@ use self::clients::Clients;
 use self::connection::{Ability, Connection, Pending, Run, Wait};
 use self::crowd::Crowd;
 use self::function::Function;
-use self::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId};
-use self::index::NONE;
+use self::ids::{AbilitySlot, ConnectionSlot, FunctionSlot, RunSlot, SlotId, WaitSlot};
 use self::job::{Jobs, Prefixes};
 use self::map::Map;
 use self::paging::{Load, MemoryTotals};
@@ -185,7 +184,7 @@ pub struct JobServer {
     uncovered: VecDeque<ConnectionId>,
     /// When a far-ahead due date was last reported, on the monotonic clock.
     far_due_reported_us: Option<u64>,
-    waits: Slab<usize, Wait>,
+    waits: Slab<WaitSlot, Wait>,
     /// By job slot: the number of waits of each connection, kept only where it may be near the limit.
     crowds: HashMap<u32, Crowd>,
     /// By job slot: messages that are being delivered to very many clients, in order.
@@ -358,7 +357,7 @@ impl JobServer {
         ended.pending = None;
         let is_recent = |run: &Run| now.monotonic_us.saturating_sub(run.since_us) < LONGEST_MISS_US;
         if !missed_last
-            || ended.first_wait != NONE
+            || ended.first_wait != WaitSlot::NONE
             || ended.open_gaps > 0
             || !self.runs.get(ended.last_assigned).is_some_and(is_recent)
         {
@@ -373,7 +372,7 @@ impl JobServer {
         // At least one per call, so that repeated calls complete it.
         for count in 0.. {
             match self.connections[connection].first_wait {
-                NONE => break,
+                WaitSlot::NONE => break,
                 _ if count > 0 && self.is_turn_over() => break,
                 wait => self.abandon(wait, effects),
             }
@@ -390,7 +389,7 @@ impl JobServer {
             }
         }
         let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection];
-        let progress = if first_wait != NONE || first_run != RunSlot::NONE {
+        let progress = if first_wait != WaitSlot::NONE || first_run != RunSlot::NONE {
             DisconnectProgress::Unfinished
         } else if wants_answers && open_gaps > 0 {
             self.connections[connection].gauges.remove_all_functions();

@@ -207,7 +207,7 @@ impl JobServer {
             state.loading_since_ms[index] = since_ms;
             state.publish(&self.jobs);
             let load = self.loads.insert(Load { function, priority, jobs });
-            effects.store(StoreOp::Load { ticket: u32::try_from(load).unwrap_or(super::NONE), jobs: keys });
+            effects.store(StoreOp::Load { ticket: u32::try_from(load).unwrap_or(super::index::NONE), jobs: keys });
         }
     }
 

@@ -2,8 +2,7 @@
 
 use super::connection::Wait;
 use super::effects::{Effects, Event};
-use super::ids::{ConnectionSlot, FunctionSlot};
-use super::index::NONE;
+use super::ids::{ConnectionSlot, FunctionSlot, SlotId, WaitSlot};
 use super::job::{JobState, Residency};
 use super::stored::{NUMBER_MAX, StoreOp};
 use super::{JobServer, Now, US_PER_S, price};
@@ -149,17 +148,16 @@ impl JobServer {
             job,
             connection: from,
             next_of_job,
-            previous_of_job: NONE,
+            previous_of_job: WaitSlot::NONE,
             count: self.count_waits(next_of_job) + 1,
             next_of_connection,
-            previous_of_connection: NONE,
+            previous_of_connection: WaitSlot::NONE,
         });
-        let wait = u32::try_from(wait).unwrap_or(NONE);
-        if next_of_job != NONE {
-            self.waits[next_of_job as usize].previous_of_job = wait;
+        if next_of_job != WaitSlot::NONE {
+            self.waits[next_of_job].previous_of_job = wait;
         }
-        if next_of_connection != NONE {
-            self.waits[next_of_connection as usize].previous_of_connection = wait;
+        if next_of_connection != WaitSlot::NONE {
+            self.waits[next_of_connection].previous_of_connection = wait;
         }
         self.jobs.get_mut(job).waits = wait;
         let connection = &mut self.connections[from];
@@ -171,10 +169,10 @@ impl JobServer {
     }
 
     /// Removes a wait from both of its lists.
-    pub(super) fn remove_wait(&mut self, wait: u32) -> Wait {
+    pub(super) fn remove_wait(&mut self, wait: WaitSlot) -> Wait {
         self.work_budget.spend(price::ENTRY);
-        let left = self.count_waits(self.jobs.get(self.waits[wait as usize].job).waits) - 1;
-        let gone = self.waits.remove(wait as usize);
+        let left = self.count_waits(self.jobs.get(self.waits[wait].job).waits) - 1;
+        let gone = self.waits.remove(wait);
         if !self.messages.is_empty() {
             self.skip_wait(gone.job, wait, gone.next_of_job);
         }
@@ -182,45 +180,45 @@ impl JobServer {
             self.leave_crowd(gone.job, gone.connection);
         }
         match gone.previous_of_job {
-            NONE => self.jobs.get_mut(gone.job).waits = gone.next_of_job,
-            previous => self.waits[previous as usize].next_of_job = gone.next_of_job,
+            WaitSlot::NONE => self.jobs.get_mut(gone.job).waits = gone.next_of_job,
+            previous => self.waits[previous].next_of_job = gone.next_of_job,
         }
         let first = self.jobs.get(gone.job).waits;
-        if first != NONE {
-            self.waits[first as usize].count = left;
+        if first != WaitSlot::NONE {
+            self.waits[first].count = left;
         }
-        if gone.next_of_job != NONE {
-            self.waits[gone.next_of_job as usize].previous_of_job = gone.previous_of_job;
+        if gone.next_of_job != WaitSlot::NONE {
+            self.waits[gone.next_of_job].previous_of_job = gone.previous_of_job;
         }
         let connection = &mut self.connections[gone.connection];
         connection.waits -= 1;
         match gone.previous_of_connection {
-            NONE => connection.first_wait = gone.next_of_connection,
-            previous => self.waits[previous as usize].next_of_connection = gone.next_of_connection,
+            WaitSlot::NONE => connection.first_wait = gone.next_of_connection,
+            previous => self.waits[previous].next_of_connection = gone.next_of_connection,
         }
-        if gone.next_of_connection != NONE {
-            self.waits[gone.next_of_connection as usize].previous_of_connection = gone.previous_of_connection;
+        if gone.next_of_connection != WaitSlot::NONE {
+            self.waits[gone.next_of_connection].previous_of_connection = gone.previous_of_connection;
         }
         gone
     }
 
     /// The number of waits of the job whose first wait is this one.
-    pub(super) fn count_waits(&self, first: u32) -> u32 {
-        if first == NONE { 0 } else { self.waits[first as usize].count }
+    pub(super) fn count_waits(&self, first: WaitSlot) -> u32 {
+        if first == WaitSlot::NONE { 0 } else { self.waits[first].count }
     }
 
     /// Ends a client's wait. The job is removed if it is then abandoned and does not run.
-    pub(super) fn abandon(&mut self, wait: u32, effects: &mut impl Effects) {
+    pub(super) fn abandon(&mut self, wait: WaitSlot, effects: &mut impl Effects) {
         let Wait { job, .. } = self.remove_wait(wait);
         let abandoned = self.jobs.get(job);
         let is_running = matches!(abandoned.state, JobState::Running(_));
         if abandoned.state == JobState::Ended {
-            if abandoned.waits == NONE {
+            if abandoned.waits == WaitSlot::NONE {
                 self.forget_ended(job);
             }
             return;
         }
-        if abandoned.waits == NONE && !abandoned.background && !is_running {
+        if abandoned.waits == WaitSlot::NONE && !abandoned.background && !is_running {
             self.tally(self.jobs.get(job).function, |counters| &counters.abandoned);
             self.remove_job(job, effects);
         }
@@ -229,14 +227,14 @@ impl JobServer {
     /// Whether the job is abandoned: it has no waits and is no background job.
     pub(super) fn is_abandoned(&self, job: u32) -> bool {
         let job = self.jobs.get(job);
-        job.waits == NONE && !job.background
+        job.waits == WaitSlot::NONE && !job.background
     }
 
     /// Removes a job in any state, with its run and its waits, which are few. Removes it from the store if
     /// the store has it or may have it.
     pub(super) fn remove_job(&mut self, slot: u32, effects: &mut impl Effects) {
         let function = self.take_down(slot, effects);
-        while self.jobs.get(slot).waits != NONE {
+        while self.jobs.get(slot).waits != WaitSlot::NONE {
             self.remove_wait(self.jobs.get(slot).waits);
         }
         if !self.messages.is_empty() {

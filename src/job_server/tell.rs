@@ -13,8 +13,7 @@ use bytes::Bytes;
 
 use super::connection::{Pending, Wait};
 use super::effects::Effects;
-use super::ids::ConnectionSlot;
-use super::index::NONE;
+use super::ids::{ConnectionSlot, SlotId, WaitSlot};
 use super::job::JobState;
 use super::{ConnectionId, JobServer, price};
 use crate::protocol::{JobHandle, Response, Workload};
@@ -55,8 +54,8 @@ pub(super) struct Message {
     serial: u64,
     /// The connection whose request waits for the delivery.
     speaker: Option<ConnectionId>,
-    /// The cursor: the next wait to notify. It belongs to the job, or is [`NONE`].
-    place: Option<u32>,
+    /// The cursor: the next wait to notify. It belongs to the job, or is [`WaitSlot::NONE`].
+    place: Option<WaitSlot>,
 }
 
 /// Copies of a payload that take more than this together, in bytes, are replaced by references to one.
@@ -198,8 +197,8 @@ impl JobServer {
             None => said,
         };
         let mut wait = first;
-        while wait != NONE {
-            let Wait { connection, next_of_job, .. } = self.waits[wait as usize];
+        while wait != WaitSlot::NONE {
+            let Wait { connection, next_of_job, .. } = self.waits[wait];
             self.tell_one(job, connection, said, effects);
             wait = next_of_job;
         }
@@ -285,18 +284,18 @@ impl JobServer {
             let is_last = message.kept.is_last();
             // If the worker was lost during delivery, drop its message: the next worker will send its own.
             let mut wait = match message.place {
-                _ if !is_last && !self.is_awaited_by_speaker(job, &message) => NONE,
+                _ if !is_last && !self.is_awaited_by_speaker(job, &message) => WaitSlot::NONE,
                 Some(place) => place,
                 None => self.jobs.get(job).waits,
             };
-            while wait != NONE {
+            while wait != WaitSlot::NONE {
                 if has_told && self.is_turn_over() {
                     message.place = Some(wait);
                     self.messages.entry(job).or_default().push_front(message);
                     return;
                 }
                 has_told = true;
-                let Wait { connection, next_of_job, .. } = self.waits[wait as usize];
+                let Wait { connection, next_of_job, .. } = self.waits[wait];
                 self.work_budget.spend(price::ENTRY);
                 self.tell_one(job, connection, message.kept.said(), effects);
                 if is_last {
@@ -318,7 +317,7 @@ impl JobServer {
     }
 
     /// Moves the delivery cursor past a wait that is removed.
-    pub(super) fn skip_wait(&mut self, job: u32, wait: u32, next: u32) {
+    pub(super) fn skip_wait(&mut self, job: u32, wait: WaitSlot, next: WaitSlot) {
         let front = self.messages.get_mut(&job).and_then(VecDeque::front_mut);
         if let Some(message) = front.filter(|message| message.place == Some(wait)) {
             message.place = Some(next);
@@ -351,8 +350,9 @@ impl JobServer {
             );
             for (index, message) in messages.iter().enumerate() {
                 assert!(index == 0 || message.place.is_none(), "what was said later is delivered before");
-                let of_job =
-                    |wait: u32| wait == NONE || self.waits.get(wait as usize).is_some_and(|wait| wait.job == *job);
+                let of_job = |wait: WaitSlot| {
+                    wait == WaitSlot::NONE || self.waits.get(wait).is_some_and(|wait| wait.job == *job)
+                };
                 assert!(message.place.is_none_or(of_job), "a delivery is at a wait for another job");
             }
         }
