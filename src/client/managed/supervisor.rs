@@ -171,20 +171,20 @@ impl WorkerSlot {
         let status = loop {
             let said = tokio::select! {
                 status = child.wait() => break status?,
-                line = lines.next_line(), if listening => match line.unwrap_or_default() {
-                    Some(line) => match WorkerMessage::read(&line) {
-                        Some(WorkerMessage::Another) => write_started(&self.another().await),
-                        Some(WorkerMessage::Command(group)) => {
+                line = lines.next_line(), if listening => {
+                    match line.unwrap_or_default().map(|line| WorkerMessage::read(&line)) {
+                        Some(Some(WorkerMessage::Another)) => write_started(&self.another().await),
+                        Some(Some(WorkerMessage::Command(group))) => {
                             command = group;
                             continue;
                         }
-                        None => continue,
-                    },
-                    None => {
-                        listening = false;
-                        continue;
+                        Some(None) => continue,
+                        None => {
+                            listening = false;
+                            continue;
+                        }
                     }
-                },
+                }
                 () = stop.cancelled(), if !told_to_leave => {
                     told_to_leave = true;
                     format!("{LEAVE}\n")
