@@ -55,7 +55,8 @@ enum Command {
 
 #[derive(Args)]
 struct Man {
-    /// Tool, and its action, whose page is printed, such as `admin` or `fleet status` [default: the page of the server]
+    /// Tool, and its action, whose page is printed, such as `admin` or `fleet status` [default: the page of
+    /// the server]
     #[arg(value_name = "TOOL")]
     tool: Vec<String>,
     /// Write the pages of the server and of all tools into this directory

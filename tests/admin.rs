@@ -1,8 +1,10 @@
 //! The administrative text protocol, to the byte: what people type and what monitoring parses.
 //!
 //! * `answers` has every command of gearmand with its answers and errors;
-//! * `control` has those that change something and that gearmand does not know, `tables` those that show something;
-//! * `lines` is about how commands are written: line ends, letter case, pieces, limits, half-closed connections;
+//! * `control` has those that change something and that gearmand does not know, `tables` those that show
+//!   something;
+//! * `lines` is about how commands are written: line ends, letter case, pieces, limits, half-closed
+//!   connections;
 //! * `tools` runs gearadmin, and reads answers as tools in the field do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 

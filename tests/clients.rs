@@ -1,13 +1,14 @@
-//! Real clients and workers, unchanged: Gearman libraries for PHP, Perl, C, Python (two) and Node.js, and Debian's
-//! command-line tools, doing real work through the server.
+//! Real clients and workers, unchanged: Gearman libraries for PHP, Perl, C, Python (two) and Node.js, and
+//! Debian's command-line tools, doing real work through the server.
 //!
 //! Each library has a client and a worker program in `tests/clients/`, with one contract for all:
 //!
 //! * `worker HOST PORT` does the functions `reverse`, `fail`, `exception`, `progress`, `order` and `gate`;
 //! * `client HOST PORT COMMAND ...` prints a line for each thing that happens to its jobs.
 //!
-//! `tests/install-peers.sh` installs what they need; without it the tests fail. With `GEARMAND_UNDER_TEST=debian`
-//! they run against Debian's gearmand: what fails there too is not our server's fault.
+//! `tests/install-peers.sh` installs what they need; without it the tests fail. With
+//! `GEARMAND_UNDER_TEST=debian` they run against Debian's gearmand: what fails there too is not our server's
+//! fault.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;
@@ -26,11 +27,13 @@ use common::{Gate, Implementation, Program, Server, Wire, packet, wait_for};
 /// The functions of every library's worker.
 const FUNCTIONS: [&str; 6] = ["reverse", "fail", "exception", "progress", "order", "gate"];
 
-/// How long a large workload may take both ways. libgearman's small send buffer holds one segment of the loopback
-/// device; where the server's kernel waits 40 ms before it acknowledges each, 32 MiB take 20 s one way.
+/// How long a large workload may take both ways. libgearman's small send buffer holds one segment of the
+/// loopback device; where the server's kernel waits 40 ms before it acknowledges each, 32 MiB take 20 s one
+/// way.
 const PATIENCE_FOR_LARGE: Duration = Duration::from_secs(90);
 
-/// Runs the test for every library at the same time, each with a server of its own, and names those that fail.
+/// Runs the test for every library at the same time, each with a server of its own, and names those that
+/// fail.
 fn for_each_library(test: fn(Binding)) {
     bindings::require_peers();
     let failed: Vec<&str> = std::thread::scope(|scope| {
@@ -164,8 +167,8 @@ fn failures_and_exceptions_reach_the_client() {
     });
 }
 
-/// Without the option, C++ gearmand turns an exception into a failure with a NUL behind the handle, which most
-/// libraries do not recognise: they wait for ever, or break. Our server sends the bare handle.
+/// Without the option, C++ gearmand turns an exception into a failure with a NUL behind the handle, which
+/// most libraries do not recognise: they wait for ever, or break. Our server sends the bare handle.
 fn expect_fault_of_debian(server: &Server) {
     let mut wire = Wire::connect(server.addr());
     wire.send(packet::SUBMIT_JOB, &packet::body(&[b"exception", b"", b"boom"]));

@@ -50,7 +50,8 @@ fn write(frames: &[Frame], line_end: &[u8]) -> Vec<u8> {
     stream.to_vec()
 }
 
-/// Cuts a stream that arrives in these pieces, as the server does; returns what stands in it and how it ended.
+/// Cuts a stream that arrives in these pieces, as the server does; returns what stands in it and how it
+/// ended.
 fn scan_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Frame>, Option<FramingError>) {
     let (mut frames, mut buffer) = (Vec::new(), Vec::new());
     for piece in pieces {
@@ -66,7 +67,8 @@ fn scan_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Frame>, Optio
                     frames.push(Frame::Line(Bytes::copy_from_slice(line)));
                     size
                 }
-                // The simulated server gives up on both; a real one skips the body of a packet that is too large.
+                // The simulated server gives up on both; a real one skips the body of a packet that is too
+                // large.
                 Ok(Scan::Oversized(_)) => return (frames, None),
                 Ok(Scan::PartialPacket(size)) => {
                     assert!(size > buffer.len() && size <= LIMITS.packet, "{size} bytes are wanted");
@@ -337,7 +339,8 @@ proptest! {
         prop_assert!(stream.capacity() <= 2 * (HEADER_SIZE + arrived) + 128 * 1024, "{} bytes", stream.capacity());
     }
 
-    /// Whatever a name is, what is shown of it can be given back: as a word, as a cell of a table, and as one of a list.
+    /// Whatever a name is, what is shown of it can be given back: as a word, as a cell of a table, and as one
+    /// of a list.
     #[test]
     fn names_are_read_back_as_they_are_written(name in names()) {
         for separator in [b' ', b'\t', b','] {

@@ -1,9 +1,9 @@
-//! The contract of managed workers (`docs/worker-contract.md`), tried on `gearmand work --managed` and on the workers
-//! that people copy, through our server and through Debian's gearmand.
+//! The contract of managed workers (`docs/worker-contract.md`), tried on `gearmand work --managed` and on the
+//! workers that people copy, through our server and through Debian's gearmand.
 //!
-//! `tests/contract/subject.rs` names the workers. Whoever has one in another language adds it there; it has to do
-//! `reverse`, `sleep_ms` (the workload is milliseconds, and the result too), `log_line` (appends the workload and a
-//! process id to the file `LOG_FILE`) and `fail`.
+//! `tests/contract/subject.rs` names the workers. Whoever has one in another language adds it there; it has
+//! to do `reverse`, `sleep_ms` (the workload is milliseconds, and the result too), `log_line` (appends the
+//! workload and a process id to the file `LOG_FILE`) and `fail`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;
@@ -37,8 +37,8 @@ const LONG: Duration = Duration::from_secs(3);
 /// The time in which every answer has to be there.
 const BOUND: Duration = Duration::from_secs(1);
 
-/// How long each subject waits at least for its servers to know its functions before it answers: an answer that took
-/// longer may come before they do, since it is due within the second.
+/// How long each subject waits at least for its servers to know its functions before it answers: an answer
+/// that took longer may come before they do, since it is due within the second.
 const EFFECT: Duration = Duration::from_millis(600);
 
 /// Runs the test for every subject through both servers at the same time, and names those that fail.

@@ -1,5 +1,5 @@
-//! What the operator does, against real workers: libgearman's tool `gearman -w`, PHP, Perl, and `gearmand work`; with jobs
-//! in memory and in SQLite.
+//! What the operator does, against real workers: libgearman's tool `gearman -w`, PHP, Perl, and `gearmand
+//! work`; with jobs in memory and in SQLite.
 //!
 //! * `functions` pauses and limits functions;
 //! * `worker_rules` disables, drains, enables and kicks workers;
@@ -7,8 +7,9 @@
 //! * `restarts` kills the server after that, and `committed` as soon as a word is answered;
 //! * `many` does all of that often, and to many jobs at once.
 //!
-//! That nothing comes cannot be waited for. Instead the worker does a job that came later: then it has asked for work while
-//! the one that is withheld was there. The tests speak the text protocol themselves, as an operator with `nc` does.
+//! That nothing comes cannot be waited for. Instead the worker does a job that came later: then it has asked
+//! for work while the one that is withheld was there. The tests speak the text protocol themselves, as an
+//! operator with `nc` does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 #![allow(clippy::print_stdout, reason = "which store a failure was with")]
 

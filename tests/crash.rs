@@ -1,9 +1,9 @@
 //! Kills: no acknowledged job is lost, and none that was done comes back, when the server dies at any moment.
 //!
-//! The real server is killed in the middle of what clients, workers and operators of several kinds do to it, and
-//! started again on the same file, round after round. What all peers know is kept in one book (`crash/book.rs`); after
-//! each kill the file is read by the library and held against it, and after each start the server's own list against
-//! the file. At the end everything is done, and the file is empty.
+//! The real server is killed in the middle of what clients, workers and operators of several kinds do to it,
+//! and started again on the same file, round after round. What all peers know is kept in one book
+//! (`crash/book.rs`); after each kill the file is read by the library and held against it, and after each
+//! start the server's own list against the file. At the end everything is done, and the file is empty.
 //!
 //! That the test sees a server that acknowledges before it has committed is shown by making one: in
 //! `Writer::change` of `src/store/writer.rs`, instead of `self.commit_all(additions, changes, &mut reports);`
@@ -13,7 +13,8 @@
 //! self.commit_all(additions, changes, &mut Vec::new());
 //! ```
 //!
-//! The first or second kill then loses jobs. `tests/power.rs` has such a server in every run: `--durability off`.
+//! The first or second kill then loses jobs. `tests/power.rs` has such a server in every run: `--durability
+//! off`.
 //!
 //! `GEARMAND_CRASH_ROUNDS` is the number of kills (50), `GEARMAND_CRASH_SEED` the seed of all that is random.
 
@@ -79,7 +80,8 @@ fn kills_lose_no_acknowledged_job_and_bring_none_back() {
     assert_empty(&file);
 }
 
-/// Puts peers on the server, kills it once a number of jobs was acknowledged, and waits until all have noticed.
+/// Puts peers on the server, kills it once a number of jobs was acknowledged, and waits until all have
+/// noticed.
 fn one_round(server: &mut Server, book: &Book, round: u64, random: &mut Random) {
     let address = server.addr();
     let client = round * 10;
@@ -116,7 +118,8 @@ fn drain(server: &Server, book: &Book, random: &mut Random) -> Result<(), Gone> 
         }
     }
     let mut worker = able(server.addr())?;
-    // Priorities count over all functions, and numbers within one of both. What is scheduled comes when it is due.
+    // Priorities count over all functions, and numbers within one of both. What is scheduled comes when it is
+    // due.
     let mut last: HashMap<(Vec<u8>, u8), u64> = HashMap::new();
     let mut lowest = 0;
     loop {

@@ -1,6 +1,8 @@
-//! The program as its operator sees it: how it starts, where it listens, what signals do, what it says of itself.
+//! The program as its operator sees it: how it starts, where it listens, what signals do, what it says of
+//! itself.
 //!
-//! The harness is not the usual one, so that a test that needs root's rights is reported as ignored without them.
+//! The harness is not the usual one, so that a test that needs root's rights is reported as ignored without
+//! them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 #![allow(clippy::print_stderr, reason = "the log of a server is printed where a failed test shows it")]
 

@@ -1,9 +1,9 @@
-//! The dashboard in a real browser (Debian's chromium, headless): its pages show true numbers while jobs run, its buttons do
-//! what they say, hostile names do no harm, and it can be used by keyboard. Pictures of every page are left in
-//! `target/screenshots`.
+//! The dashboard in a real browser (Debian's chromium, headless): its pages show true numbers while jobs run,
+//! its buttons do what they say, hostile names do no harm, and it can be used by keyboard. Pictures of every
+//! page are left in `target/screenshots`.
 //!
-//! Each test starts a server, and a script of `tests/dashboard/` that drives the browser. `tests/install-peers.sh` installs
-//! what they need; without it the tests fail.
+//! Each test starts a server, and a script of `tests/dashboard/` that drives the browser.
+//! `tests/install-peers.sh` installs what they need; without it the tests fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;

@@ -1,5 +1,6 @@
-//! The stores in databases, with real ones: PostgreSQL, MariaDB and Redis of Debian's packages, started privately in a
-//! temporary directory. Each gets the same battery, and a queue that Debian's C++ gearmand has left in it.
+//! The stores in databases, with real ones: PostgreSQL, MariaDB and Redis of Debian's packages, started
+//! privately in a temporary directory. Each gets the same battery, and a queue that Debian's C++ gearmand has
+//! left in it.
 //!
 //! The harness is not the usual one, so that each database is started once for all that is done with it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]

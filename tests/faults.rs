@@ -1,7 +1,9 @@
-//! A store whose disk fails: clients are told, everybody else is served, service returns by itself, nothing is lost.
+//! A store whose disk fails: clients are told, everybody else is served, service returns by itself, nothing
+//! is lost.
 //!
-//! The real server runs under a shim (`tests/shim/shim.c`) that makes each n-th call of a kind fail, until the test
-//! lets it succeed again. The trace of the shim shows that a sync that failed is not tried again on its descriptor.
+//! The real server runs under a shim (`tests/shim/shim.c`) that makes each n-th call of a kind fail, until
+//! the test lets it succeed again. The trace of the shim shows that a sync that failed is not tried again on
+//! its descriptor.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,7 +33,8 @@ use shim::{Class, Shim};
 /// How many calls fail in each test.
 const FAILURES: u32 = 5;
 
-/// Lets calls fail, looks at all that must be so meanwhile, heals them, and looks for what must be so afterwards.
+/// Lets calls fail, looks at all that must be so meanwhile, heals them, and looks for what must be so
+/// afterwards.
 #[track_caller]
 fn failing(class: Class, every: u32, error: Errno, words: &[&str]) {
     println!("{class:?}: each {every}-th fails with {error}");

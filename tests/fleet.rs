@@ -1,9 +1,9 @@
 //! A fleet on three hosts, looked after by `gearmand fleet` through our server and through Debian's gearmand.
 //!
-//! A host is a namespace of network, processes and host name, with a cable of its own to the server's: its workers have
-//! addresses and pids of their own, its plug can be pulled, and its power be cut. The tests' process itself is in a
-//! network of its own, so that nothing of this is seen outside. On each host are workers of `gearmand work --managed`, in PHP
-//! and in Python.
+//! A host is a namespace of network, processes and host name, with a cable of its own to the server's: its
+//! workers have addresses and pids of their own, its plug can be pulled, and its power be cut. The tests'
+//! process itself is in a network of its own, so that nothing of this is seen outside. On each host are
+//! workers of `gearmand work --managed`, in PHP and in Python.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;
@@ -80,7 +80,8 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-/// Runs this program again where it can make networks and host names, as root or as one who looks like it to itself.
+/// Runs this program again where it can make networks and host names, as root or as one who looks like it to
+/// itself.
 fn go_inside() -> ExitCode {
     let mut command = Command::new("unshare");
     command.arg("--net");

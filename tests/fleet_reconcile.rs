@@ -26,7 +26,8 @@ const CHAOS: Faults = Faults { lost: 15, refused: 3, killed: 2, silent: 2, start
 const SEED: &str = "GEARMAND_FLEET_SEED";
 const TIMES: &str = "GEARMAND_FLEET_TIMES";
 
-/// Many cases of one property, the same in every run that is told nothing; what fails is printed, with its seed.
+/// Many cases of one property, the same in every run that is told nothing; what fails is printed, with its
+/// seed.
 fn config(cases: u32) -> ProptestConfig {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let seed = number(SEED).unwrap_or(1);
@@ -35,7 +36,8 @@ fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, rng_seed, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() }
 }
 
-/// All workers are as they are to be, and each function has what it is to have, as far as anything could be done.
+/// All workers are as they are to be, and each function has what it is to have, as far as anything could be
+/// done.
 fn is_right(world: &mut World) {
     let plan = world.tick();
     for (id, process) in &world.processes {

@@ -1,10 +1,11 @@
-//! Peers that mean harm, or behave as if they did: what they do must cost the server little, hurt no other peer, and
-//! leave nothing behind.
+//! Peers that mean harm, or behave as if they did: what they do must cost the server little, hurt no other
+//! peer, and leave nothing behind.
 //!
-//! Each test has a server of its own, and ends with [`Watched::assert_recovered`]: once the peers have left, the server
-//! serves others, has given back its memory and its file descriptors, and does not use the CPU.
+//! Each test has a server of its own, and ends with [`Watched::assert_recovered`]: once the peers have left,
+//! the server serves others, has given back its memory and its file descriptors, and does not use the CPU.
 //!
-//! The harness is not the usual one, so that a test that needs root's rights is reported as ignored without them.
+//! The harness is not the usual one, so that a test that needs root's rights is reported as ignored without
+//! them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 #![allow(clippy::print_stderr, reason = "a seed is printed where a failed test shows it")]
 

@@ -1,5 +1,5 @@
-//! `gearmand work --managed`: what it has beyond the contract, which `tests/contract.rs` tries on it as on others. The
-//! monitor is one that speaks raw packets.
+//! `gearmand work --managed`: what it has beyond the contract, which `tests/contract.rs` tries on it as on
+//! others. The monitor is one that speaks raw packets.
 //!
 //! * `contract` reads answers to the letter, through our server and Debian's;
 //! * `jobs` changes functions, servers and workers while jobs run;

@@ -1,8 +1,9 @@
-//! Our server beside the C++ gearmand that Debian packages: the same conversations with both, and the answers compared.
+//! Our server beside the C++ gearmand that Debian packages: the same conversations with both, and the answers
+//! compared.
 //!
-//! The conversations stand in `tests/parity/*.txt`; `script` says how they are written and run. Where our answer differs
-//! on purpose it stands in `deviations`, with the reason. The test fails when another difference appears, and when one
-//! of those is no longer there.
+//! The conversations stand in `tests/parity/*.txt`; `script` says how they are written and run. Where our
+//! answer differs on purpose it stands in `deviations`, with the reason. The test fails when another
+//! difference appears, and when one of those is no longer there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;
@@ -25,7 +26,8 @@ const BOTH: [&str; 2] = ["--job-handle-prefix", "H:t"];
 /// A woken worker that does not come is not given up while a conversation lasts: gearmand never does that.
 const OURS: [&str; 2] = ["--wakeup-timeout", "1h"];
 
-/// With one thread gearmand always closes a connection whose packet it cannot use; with more it depends on a race.
+/// With one thread gearmand always closes a connection whose packet it cannot use; with more it depends on a
+/// race.
 const THEIRS: [&str; 2] = ["-t", "1"];
 
 fn scripts() -> Vec<Script> {

@@ -1,13 +1,14 @@
 //! Power cuts: no acknowledged job is lost when everything that was not synced may be gone.
 //!
-//! The real server runs under a shim (`tests/shim/shim.c`) that writes down each change to its files, each sync, and
-//! each byte of its sockets, in one order. Afterwards the disk is cut at hundreds of moments: `power/disk.rs` makes
-//! what a disk may hold then, the library opens it as a server does when it starts, and `power/check.rs` holds what
-//! comes back against what the peers had been told by then.
+//! The real server runs under a shim (`tests/shim/shim.c`) that writes down each change to its files, each
+//! sync, and each byte of its sockets, in one order. Afterwards the disk is cut at hundreds of moments:
+//! `power/disk.rs` makes what a disk may hold then, the library opens it as a server does when it starts, and
+//! `power/check.rs` holds what comes back against what the peers had been told by then.
 //!
 //! `GEARMAND_POWER_CUTS` is the number of cuts (500), `GEARMAND_POWER_SEED` the seed of all that is random.
 //!
-//! The last two tests show that the same check finds a server that skips the sync, and one that acknowledges before it.
+//! The last two tests show that the same check finds a server that skips the sync, and one that acknowledges
+//! before it.
 
 #![allow(
     clippy::unwrap_used,
@@ -121,7 +122,8 @@ fn a_power_cut_while_zeros_are_written_behind_the_log_loses_no_acknowledged_job(
     }
     run(&server, Load { ended: 20, ..SMALL }, &serials, &mut random);
     server.kill();
-    // Zeros are written while nothing waits for the store: up to here it was up to the machine how many there are.
+    // Zeros are written while nothing waits for the store: up to here it was up to the machine how many there
+    // are.
     server.restart();
     wait_for("all zeros", || {
         let log = fs::metadata(format!("{}-wal", shim.database().display())).ok()?;

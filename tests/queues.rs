@@ -1,7 +1,9 @@
-//! The durable queue as clients, workers and operators of the real program meet it: queues of Debian's gearmand, databases
-//! that go away, backlogs larger than memory, the order of answers, starts, stops, and what is left in the store.
+//! The durable queue as clients, workers and operators of the real program meet it: queues of Debian's
+//! gearmand, databases that go away, backlogs larger than memory, the order of answers, starts, stops, and
+//! what is left in the store.
 //!
-//! The harness is not the usual one, so that a test that needs root's rights is reported as ignored without them.
+//! The harness is not the usual one, so that a test that needs root's rights is reported as ignored without
+//! them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

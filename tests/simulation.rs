@@ -1,9 +1,11 @@
-//! The job server in a simulated world: clients, workers and an operator who do anything at any time, over connections
-//! that cut bytes anywhere and end at any moment, under two clocks of which one is set back and forth.
+//! The job server in a simulated world: clients, workers and an operator who do anything at any time, over
+//! connections that cut bytes anywhere and end at any moment, under two clocks of which one is set back and
+//! forth.
 //!
-//! Everything follows from a seed. After every transition the server's state is compared with a model that is kept apart
-//! from it (`model*.rs`, `check.rs`), and so is what the store holds with what the model takes for kept. Each peer also
-//! keeps its own account of what it is owed (`peer.rs`), and each connection one of what may reach its peer (`outgoing.rs`).
+//! Everything follows from a seed. After every transition the server's state is compared with a model that is
+//! kept apart from it (`model*.rs`, `check.rs`), and so is what the store holds with what the model takes for
+//! kept. Each peer also keeps its own account of what it is owed (`peer.rs`), and each connection one of what
+//! may reach its peer (`outgoing.rs`).
 //!
 //! `GEARMAND_SIMULATION_SEEDS` (200) and `GEARMAND_SIMULATION_STEPS` (20000) say how much is simulated;
 //! `GEARMAND_SIMULATION_SEED` runs one seed alone. What a failure prints is enough to see it again.

@@ -1,5 +1,5 @@
-//! The store in a SQLite file: what is kept comes back, files of C++ gearmand are taken over and given back, and what goes
-//! wrong is said and survived.
+//! The store in a SQLite file: what is kept comes back, files of C++ gearmand are taken over and given back,
+//! and what goes wrong is said and survived.
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 

@@ -1,4 +1,5 @@
-//! The tools in the server's binary, as their users run them: `gearmand work`, `submit` and `admin` against our server.
+//! The tools in the server's binary, as their users run them: `gearmand work`, `submit` and `admin` against
+//! our server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;

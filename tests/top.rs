@@ -1,5 +1,5 @@
-//! `gearmand top` on a real terminal, against our server and Debian's gearmand, and the commands of `gearmand admin` that
-//! C++ gearmand does not know.
+//! `gearmand top` on a real terminal, against our server and Debian's gearmand, and the commands of `gearmand
+//! admin` that C++ gearmand does not know.
 //!
 //! * `live` types keys into tmux and reads the screen;
 //! * `admin` runs the commands, and looks at the exit statuses and at what they changed.

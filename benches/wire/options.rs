@@ -84,7 +84,8 @@ pub(crate) struct Options {
     /// Where the stores of the durable rows are made: on the disk that is to be measured
     #[arg(long, value_name = "DIRECTORY", default_value_os_t = std::env::temp_dir())]
     pub(crate) directory: PathBuf,
-    /// Queued jobs of the row `backlog`; the bar for its memory is that of 10,000,000 jobs, about 14 GB on the disk
+    /// Queued jobs of the row `backlog`; the bar for its memory is that of 10,000,000 jobs, about 14 GB on
+    /// the disk
     #[arg(long, value_name = "JOBS", default_value_t = 1_000_000)]
     pub(crate) backlog: u64,
     /// Queued jobs of the row `restart`, 1,000,000 by default; the bars for all jobs and for memory are those

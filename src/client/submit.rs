@@ -76,8 +76,8 @@ pub struct SubmitArgs {
     /// Print one JSON object per job: job (its number), function, unique, handle, outcome, data, warnings,
     /// result, exception
     ///
-    /// The outcome is complete, failed, exception, rejected, lost, timeout, or created for a background job. Bytes that
-    /// are not UTF-8 are in base64, under a name that ends with _base64.
+    /// The outcome is complete, failed, exception, rejected, lost, timeout, or created for a background job.
+    /// Bytes that are not UTF-8 are in base64, under a name that ends with _base64.
     #[arg(long)]
     json: bool,
     /// Time limit for a job; without a unit: seconds

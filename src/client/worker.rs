@@ -65,8 +65,8 @@ pub struct WorkArgs {
     /// Time limit of a command, such as 90s or 5m (without a unit: seconds); it is killed then, and the job
     /// fails
     ///
-    /// The server is told a limit of five seconds more (CAN_DO_TIMEOUT), after which it gives the job to another worker:
-    /// that is for a worker that itself hangs.
+    /// The server is told a limit of five seconds more (CAN_DO_TIMEOUT), after which it gives the job to
+    /// another worker: that is for a worker that itself hangs.
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     pub(super) timeout: Option<Duration>,
     /// Timeout for a silent server, then reconnect (90, 90s, 5m)

@@ -100,8 +100,8 @@ pub(super) const NOT_IN_A_FILE: &[&str] = &["config-file", "check"];
 pub(super) struct Source {
     /// Read settings from this file, gearmand's own format (--port=4731) or TOML (port = 4731)
     ///
-    /// Without it /etc/gearmand/gearmand.toml is read, or else /etc/gearmand.conf, where they exist. The environment
-    /// (`GEARMAND_PORT` for --port) beats the file, the command line beats both.
+    /// Without it /etc/gearmand/gearmand.toml is read, or else /etc/gearmand.conf, where they exist. The
+    /// environment (`GEARMAND_PORT` for --port) beats the file, the command line beats both.
     #[arg(long, value_name = "PATH")]
     pub(super) config_file: Option<PathBuf>,
 
@@ -114,10 +114,11 @@ pub(super) struct Source {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Network")]
 pub struct Network {
-    /// Listen on this address, host name or UNIX socket; can be repeated [default: all addresses, IPv4 and IPv6]
+    /// Listen on this address, host name or UNIX socket; can be repeated [default: all addresses, IPv4 and
+    /// IPv6]
     ///
-    /// ADDRESS is an IP address or a host name, with a port of its own as HOST:PORT or [IPV6]:PORT; * for all addresses;
-    /// `unix:/PATH` for a UNIX socket.
+    /// ADDRESS is an IP address or a host name, with a port of its own as HOST:PORT or [IPV6]:PORT; * for all
+    /// addresses; `unix:/PATH` for a UNIX socket.
     #[arg(short = 'L', long, value_name = "ADDRESS", action = ArgAction::Append)]
     pub(super) listen: Vec<ListenArgument>,
 
@@ -131,8 +132,8 @@ pub struct Network {
 
     /// Run jobs over HTTP as well, by gearmand's protocol plugin; the only NAME is http [default: none]
     ///
-    /// One request is one job: POST /FUNCTION with the workload as its body. It listens on the TCP addresses of --listen.
-    /// Whoever reaches its port can submit jobs, as on the other ports.
+    /// One request is one job: POST /FUNCTION with the workload as its body. It listens on the TCP addresses
+    /// of --listen. Whoever reaches its port can submit jobs, as on the other ports.
     #[arg(short = 'r', long, value_name = "NAME")]
     pub protocol: Option<ProtocolPlugin>,
 
@@ -146,8 +147,8 @@ pub struct Network {
 
     /// Time of silence after which a peer is probed, without a unit: seconds; -1 leaves it to the kernel
     ///
-    /// Each connection has a time of its own between half of it and all of it, so that thousands of idle workers are not probed
-    /// in the same moment.
+    /// Each connection has a time of its own between half of it and all of it, so that thousands of idle
+    /// workers are not probed in the same moment.
     #[arg(long, value_name = "TIME", default_value = "20", value_parser = value::keepalive_seconds,
           allow_negative_numbers = true)]
     pub keepalive_idle: OptionalDuration,
@@ -161,11 +162,13 @@ pub struct Network {
     #[arg(long, value_name = "N", default_value = "5", value_parser = value::probes, allow_negative_numbers = true)]
     pub keepalive_count: OptionalCount,
 
-    /// TCP_USER_TIMEOUT: close a connection if nothing is acknowledged for this long; without a unit: seconds; 0 leaves it to the kernel
+    /// TCP_USER_TIMEOUT: close a connection if nothing is acknowledged for this long; without a unit:
+    /// seconds; 0 leaves it to the kernel
     ///
-    /// Together with the probes it returns the jobs of a dead host in less than a minute: a silent peer is closed after 30
-    /// seconds, one that was written to just before that after 30 more. It is never less than all probes take. A peer that
-    /// reads nothing but whose kernel answers is alive, and is not closed by this: see --write-timeout.
+    /// Together with the probes it returns the jobs of a dead host in less than a minute: a silent peer is
+    /// closed after 30 seconds, one that was written to just before that after 30 more. It is never less than
+    /// all probes take. A peer that reads nothing but whose kernel answers is alive, and is not closed by
+    /// this: see --write-timeout.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = value::seconds_or_off)]
     pub tcp_user_timeout: OptionalDuration,
 }
@@ -188,8 +191,8 @@ pub struct Process {
 
     /// Limit of open files, one a connection [default: as many as the system allows this user]
     ///
-    /// It is 32 at least. Some are kept for the store, the log and HTTP, so that there are fewer connections than this. 0 is the
-    /// default.
+    /// It is 32 at least. Some are kept for the store, the log and HTTP, so that there are fewer connections
+    /// than this. 0 is the default.
     #[arg(short, long, value_name = "N", value_parser = value::count::<0, 1_073_741_816>)]
     pub file_descriptors: Option<usize>,
 
@@ -205,7 +208,8 @@ pub struct Process {
 
     /// Refuse text commands that change something, for a port that anybody reaches
     ///
-    /// These are `cancel`, `create`, `drop`, `maxqueue` and `shutdown`, and those that C++ gearmand does not know.
+    /// These are `cancel`, `create`, `drop`, `maxqueue` and `shutdown`, and those that C++ gearmand does not
+    /// know.
     #[arg(long)]
     pub admin_read_only: bool,
 }
@@ -252,9 +256,11 @@ pub struct Log {
     #[arg(short, long, value_name = "PATH", default_value = "/var/log/gearmand.log")]
     pub log_file: LogTarget,
 
-    /// Log lines of this level and of more important ones: FATAL ALERT CRITICAL ERROR WARNING NOTICE INFO DEBUG
+    /// Log lines of this level and of more important ones: FATAL ALERT CRITICAL ERROR WARNING NOTICE INFO
+    /// DEBUG
     ///
-    /// Start, reload, drain, stop, a store that works again and what an operator has the server do are written at every level.
+    /// Start, reload, drain, stop, a store that works again and what an operator has the server do are
+    /// written at every level.
     #[arg(long, value_name = "LEVEL", default_value = "ERROR")]
     pub verbose: Level,
 
@@ -289,8 +295,9 @@ pub struct Limits {
 
     /// Maximum bytes queued for one slow reader; beyond it the connection is closed
     ///
-    /// It has room for what many workers may answer to one client at the same moment: that is more than anybody can
-    /// read at once. A reader that takes nothing is closed by --write-timeout, however little waits for it.
+    /// It has room for what many workers may answer to one client at the same moment: that is more than
+    /// anybody can read at once. A reader that takes nothing is closed by --write-timeout, however little
+    /// waits for it.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = value::bytes::<KIB, { 1024 * GIB }>)]
     pub max_output_buffer: u64,
 
@@ -326,7 +333,8 @@ pub struct Limits {
 
     /// Maximum number of functions that one connection offers
     ///
-    /// What is beyond it is not registered and not answered, as by C++ gearmand; the log and a metric tell of it.
+    /// What is beyond it is not registered and not answered, as by C++ gearmand; the log and a metric tell of
+    /// it.
     #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_functions_per_connection: usize,
 
@@ -347,10 +355,11 @@ pub struct Limits {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Times")]
 pub struct Timeouts {
-    /// Close a connection that has sent nothing for this long after it was opened; without a unit: seconds; 0 waits for ever
+    /// Close a connection that has sent nothing for this long after it was opened; without a unit: seconds; 0
+    /// waits for ever
     ///
-    /// The default is to wait: pools of connections, health checks and clients that connect before their first job are
-    /// legitimate and many, while a dead peer is found by the keep-alive probes.
+    /// The default is to wait: pools of connections, health checks and clients that connect before their
+    /// first job are legitimate and many, while a dead peer is found by the keep-alive probes.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = value::seconds_or_off)]
     pub handshake_timeout: OptionalDuration,
 
@@ -365,10 +374,11 @@ pub struct Timeouts {
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = value::milliseconds)]
     pub wakeup_timeout: Duration,
 
-    /// After USR1, wait at most this long for running and volatile jobs, then stop; without a unit: seconds; 0 waits for ever
+    /// After USR1, wait at most this long for running and volatile jobs, then stop; without a unit: seconds;
+    /// 0 waits for ever
     ///
-    /// While it drains, the server takes no new job. Five minutes end ordinary jobs; without a bound one stuck worker
-    /// would keep a server alive that refuses all work.
+    /// While it drains, the server takes no new job. Five minutes end ordinary jobs; without a bound one
+    /// stuck worker would keep a server alive that refuses all work.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = value::seconds_or_off)]
     pub drain_timeout: OptionalDuration,
 }

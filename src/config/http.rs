@@ -20,21 +20,24 @@ const DEFAULT_PORT: u16 = 4780;
 pub(super) struct HttpArgs {
     /// Serve the dashboard, metrics and the JSON interface on this address, ADDRESS[:PORT]; off for none
     ///
-    /// An address that this machine alone can reach needs no token. Where the default address is taken by another process,
-    /// such as another server of this machine, the server runs without HTTP and says so in the log; an address that was asked
-    /// for must be free.
+    /// An address that this machine alone can reach needs no token. Where the default address is taken by
+    /// another process, such as another server of this machine, the server runs without HTTP and says so in
+    /// the log; an address that was asked for must be free.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4780")]
     pub(super) http_listen: HttpListen,
 
-    /// Token required for changes, as `Authorization: Bearer TOKEN`; the environment or a file hides it from `ps` [default: none]
+    /// Token required for changes, as `Authorization: Bearer TOKEN`; the environment or a file hides it from
+    /// `ps` [default: none]
     ///
-    /// Without a token, changes are allowed on a loopback address and refused on any other. Read access needs no token.
+    /// Without a token, changes are allowed on a loopback address and refused on any other. Read access needs
+    /// no token.
     #[arg(long, value_name = "TEXT", value_parser = value::token)]
     http_token: Option<Secret>,
 
     /// Read the token from this file, which is opened before the user is switched [default: none]
     ///
-    /// With --http-token too either of the two is good, so that a token can be changed without a moment in which none is.
+    /// With --http-token too either of the two is good, so that a token can be changed without a moment in
+    /// which none is.
     #[arg(long, value_name = "PATH")]
     http_token_file: Option<PathBuf>,
 
@@ -48,15 +51,18 @@ pub(super) struct HttpArgs {
 
     /// The functions whose metrics are written: none, top:N (those with the most jobs since the start) or all
     ///
-    /// Prometheus keeps a series for each number of each function: about 5 of a function without jobs, and 80 of one whose
-    /// jobs were timed. With many thousands of functions this bounds them. The metrics of the server as a whole remain.
+    /// Prometheus keeps a series for each number of each function: about 5 of a function without jobs, and 80
+    /// of one whose jobs were timed. With many thousands of functions this bounds them. The metrics of the
+    /// server as a whole remain.
     #[arg(long, value_name = "WHICH", default_value = "all")]
     http_metrics_functions: MetricsFunctions,
 
-    /// Host name by which browsers may ask for this server; can be repeated [default: localhost, addresses, and the host name where others reach it]
+    /// Host name by which browsers may ask for this server; can be repeated [default: localhost, addresses,
+    /// and the host name where others reach it]
     ///
-    /// Web sites can let their own names point to your addresses. So no other names are served: a loopback address goes by
-    /// localhost and addresses of loopback, any other by localhost, all addresses and the host name of the machine.
+    /// Web sites can let their own names point to your addresses. So no other names are served: a loopback
+    /// address goes by localhost and addresses of loopback, any other by localhost, all addresses and the
+    /// host name of the machine.
     #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = value::host_name)]
     http_allowed_host: Vec<String>,
 }

@@ -54,30 +54,35 @@ const OPTIONS_OF: [(&str, &str); 5] = [
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Queue")]
 pub(super) struct QueueArgs {
-    /// Where queued jobs are kept: builtin (memory), libsqlite3, Postgres, MySQL or redis [default: a SQLite file in the state directory]
+    /// Where queued jobs are kept: builtin (memory), libsqlite3, Postgres, MySQL or redis [default: a SQLite
+    /// file in the state directory]
     ///
-    /// The file is gearmand-PORT.sqlite3 in $STATE_DIRECTORY, else in /var/lib/gearmand for root, else in the user's
-    /// state directory. Where no directory can be had, jobs are kept in memory, with a warning.
+    /// The file is gearmand-PORT.sqlite3 in $STATE_DIRECTORY, else in /var/lib/gearmand for root, else in the
+    /// user's state directory. Where no directory can be had, jobs are kept in memory, with a warning.
     #[arg(short, long, value_name = "NAME")]
     pub(super) queue_type: Option<String>,
 
-    /// When a background job is acknowledged: always (it is on the disk), interval:TIME (it will be by then), off (the system writes it when it likes)
+    /// When a background job is acknowledged: always (it is on the disk), interval:TIME (it will be by then),
+    /// off (the system writes it when it likes)
     ///
-    /// A number without a unit counts milliseconds: interval:50 is interval:50ms. None of them loses a job when the server is
-    /// killed. A power cut loses nothing with always, and with interval at most what came in that time.
+    /// A number without a unit counts milliseconds: interval:50 is interval:50ms. None of them loses a job
+    /// when the server is killed. A power cut loses nothing with always, and with interval at most what came
+    /// in that time.
     #[arg(long, value_name = "LEVEL", default_value = "always")]
     pub(super) durability: Durability,
 
-    /// Another level for the jobs of one function: always, interval or off; can be repeated [default: --durability]
+    /// Another level for the jobs of one function: always, interval or off; can be repeated [default:
+    /// --durability]
     #[arg(long, value_name = "NAME=LEVEL", action = ArgAction::Append)]
     pub(super) function_durability: Vec<FunctionDurability>,
 
-    /// Room on the disk of the queue's file that is kept for removing jobs; 0 keeps none [default: a sixteenth of the disk, 32MiB at most]
+    /// Room on the disk of the queue's file that is kept for removing jobs; 0 keeps none [default: a
+    /// sixteenth of the disk, 32MiB at most]
     ///
-    /// It is a file of this size, FILE.reserve. When the disk is full it is removed: submissions are refused, and queued jobs can
-    /// still be handed out and removed, until there is room for at least half of it again, and for some jobs. It is a quarter of the
-    /// disk at most. With 0, jobs that finish while the disk is full may not be removed, and run again after a restart. Databases
-    /// elsewhere have none.
+    /// It is a file of this size, FILE.reserve. When the disk is full it is removed: submissions are refused,
+    /// and queued jobs can still be handed out and removed, until there is room for at least half of it
+    /// again, and for some jobs. It is a quarter of the disk at most. With 0, jobs that finish while the disk
+    /// is full may not be removed, and run again after a restart. Databases elsewhere have none.
     #[arg(long, value_name = "SIZE", value_parser = value::bytes::<0, 0x10_0000_0000>)]
     pub(super) store_reserve: Option<u64>,
 

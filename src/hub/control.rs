@@ -122,8 +122,8 @@ impl Hub {
         })
     }
 
-    /// See [`JobServer::go_on_with_rules`](crate::job_server::JobServer::go_on_with_rules). The timer does the same where
-    /// nobody else does.
+    /// See [`JobServer::go_on_with_rules`](crate::job_server::JobServer::go_on_with_rules). The timer does
+    /// the same where nobody else does.
     pub fn go_on_with_rules(&self, now: Now) -> Progress {
         self.with_state(now, |state, deferred| {
             let (server, mut effects) = state.split(deferred, None);
@@ -132,8 +132,9 @@ impl Hub {
         })
     }
 
-    /// Closes the connections of workers at once, whatever they still had to be told; their jobs go back. Returns how many
-    /// these are. For which are meant see [`JobServer::workers_of`](crate::job_server::JobServer::workers_of).
+    /// Closes the connections of workers at once, whatever they still had to be told; their jobs go back.
+    /// Returns how many these are. For which are meant see
+    /// [`JobServer::workers_of`](crate::job_server::JobServer::workers_of).
     pub fn kick(&self, now: Now, selector: &WorkerSelector) -> usize {
         self.with_state(now, |state, deferred| {
             let State { server, outboxes, .. } = state;

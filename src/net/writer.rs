@@ -47,8 +47,8 @@ impl Writer {
         self.turn.leave();
     }
 
-    /// Writes the output. Ready when nothing is left. `requests` is the connection's turn for its requests: if
-    /// it has a place, the connection writes there too.
+    /// Writes the output. Ready when nothing is left. `requests` is the connection's turn for its requests:
+    /// if it has a place, the connection writes there too.
     pub(super) fn poll_write(
         &mut self,
         context: &mut Context<'_>,
@@ -112,8 +112,8 @@ impl Writer {
     /// How many bytes may be written at once, in a turn that has written `written_now` bytes already.
     ///
     /// One result can be output for many connections, so a connection with much to write needs a place. There
-    /// the kernel is offered everything: it copies as much as the socket has room for, up to 4 MiB, which takes
-    /// a millisecond. Pieces of 256 KiB cost a fifth more CPU for results of 1 MiB.
+    /// the kernel is offered everything: it copies as much as the socket has room for, up to 4 MiB, which
+    /// takes a millisecond. Pieces of 256 KiB cost a fifth more CPU for results of 1 MiB.
     fn poll_may_write(&mut self, context: &mut Context<'_>, written_now: usize, has_place: bool) -> Poll<usize> {
         if has_place || written_now + self.output.len() <= SHORT_WRITE {
             if written_now >= WRITTEN_A_TURN {

@@ -233,7 +233,8 @@ mod tests {
     fn a_server_that_locks_nothing_is_believed_while_it_lives() {
         let (directory, path) = scratch();
         let program = directory.path().join("gearmand");
-        // No copy: while another test forks, its child may hold the copy open for writing, and then it cannot be run.
+        // No copy: while another test forks, its child may hold the copy open for writing, and then it cannot
+        // be run.
         symlink("/bin/sleep", &program).unwrap();
         let mut server = process::Command::new(&program).arg("600").spawn().unwrap();
         let content = format!("{}\n", server.id());

@@ -1,4 +1,5 @@
-//! The commands that change something and that gearmand does not know. What they do to workers is in `tests/control.rs`.
+//! The commands that change something and that gearmand does not know. What they do to workers is in
+//! `tests/control.rs`.
 
 use nix::sys::signal::Signal;
 
@@ -77,7 +78,8 @@ fn what_is_no_good_is_said() {
     assert_eq!(wire.text("status"), ".\n", "nothing of that made a function known");
 }
 
-/// Commands that are obeyed, in this order, by a server with the jobs H:t:1 of `f` and, scheduled, H:t:2 of `g`.
+/// Commands that are obeyed, in this order, by a server with the jobs H:t:1 of `f` and, scheduled, H:t:2 of
+/// `g`.
 const OBEYED: &[(&str, &str)] = &[
     ("pause f", "OK"),
     ("pause new", "OK 0"),
@@ -128,7 +130,8 @@ fn names_are_typed_as_they_are_shown() {
     assert_eq!(wire.text("show rules"), "# who\tfunction\tmode\tworkers\nclient:my\\x20id\ta space\tdisabled\t1\n.\n");
 }
 
-/// Names of PHP classes and of Windows accounts: what is shown means what it is shown of, in C++ gearmand's listings too.
+/// Names of PHP classes and of Windows accounts: what is shown means what it is shown of, in C++ gearmand's
+/// listings too.
 #[test]
 fn a_name_that_looks_like_an_escape_is_the_one_that_exists() {
     let (class, account) = (r"Shop\Export\xAdapter", r"CORP\xadams");

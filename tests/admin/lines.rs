@@ -38,7 +38,8 @@ fn send_while_open<'a>(wire: &Wire, pieces: impl IntoIterator<Item = &'a [u8]>) 
     }
 }
 
-/// Everything up to the end of the stream. Where the server has closed it with something unread, that is a reset.
+/// Everything up to the end of the stream. Where the server has closed it with something unread, that is a
+/// reset.
 #[track_caller]
 fn read_until_closed(wire: &Wire) -> String {
     let (mut answer, mut piece) = (Vec::new(), [0; 1024]);
@@ -277,7 +278,8 @@ fn a_request_that_a_web_page_makes_ends_the_connection() {
 fn a_tls_greeting_with_a_command_in_it_ends_the_connection() {
     let server = server(&[]);
     let mut observer = connect(&server);
-    // The head of a record and of a ClientHello, and what a page may choose: the name of the host, or a session.
+    // The head of a record and of a ClientHello, and what a page may choose: the name of the host, or a
+    // session.
     let head = b"\x16\x03\x01\x00\x80\x01\x00\x00\x7c\x03\x03random";
     for chosen in [
         &b"\ncreate function f\n"[..],
@@ -337,7 +339,8 @@ fn many_lines_at_once_delay_nobody() {
             other.expect_nothing();
             turns += 1;
         }
-        // A read has room for 1,500 lines, of which a turn works off 16. A loaded machine gives the other fewer turns than it had.
+        // A read has room for 1,500 lines, of which a turn works off 16. A loaded machine gives the other
+        // fewer turns than it had.
         assert!(turns > LINES / 800, "the other had {turns} turns");
     });
 }

@@ -147,7 +147,8 @@ fn table_as_python_gearman(wire: &mut Wire, command: &str) -> Vec<(String, [u64;
     rows.collect()
 }
 
-/// A server with a worker, whose id and whose names of functions are as unfriendly as they may be, and two jobs.
+/// A server with a worker, whose id and whose names of functions are as unfriendly as they may be, and two
+/// jobs.
 fn unfriendly() -> (Server, Wire) {
     let server = server(&[]);
     let mut worker = worker(&server, &["plain", "with space", "with\ttab"]);
@@ -193,7 +194,8 @@ fn python_gearman_finds_its_fields() {
     assert!(wire.text("version").starts_with("OK "));
 }
 
-/// Net_Gearman_Manager cuts `workers` by the expression `^(.+?) (.+?) (.+?) :(.*)$`, and errors into three words.
+/// Net_Gearman_Manager cuts `workers` by the expression `^(.+?) (.+?) (.+?) :(.*)$`, and errors into three
+/// words.
 #[test]
 fn net_gearman_manager_finds_its_fields() {
     let (server, _worker) = unfriendly();

@@ -140,7 +140,8 @@ fn compiled() -> &'static Path {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients-c");
         std::fs::create_dir_all(&target).expect("a directory for the C programs");
         for role in ["client", "worker"] {
-            // Another process of the tests may be running the program that is there: it is replaced, not written to.
+            // Another process of the tests may be running the program that is there: it is replaced, not
+            // written to.
             let fresh = target.join(format!("{role}.{}", std::process::id()));
             let status = Command::new("cc")
                 .args(["-std=c11", "-D_DEFAULT_SOURCE", "-O1", "-Wall", "-Wextra", "-o"])

@@ -1,8 +1,8 @@
-//! What the integration tests share: a job server under test ([`Server`]), a connection that speaks raw packets
-//! ([`Wire`]) and a program whose lines are read ([`Program`]).
+//! What the integration tests share: a job server under test ([`Server`]), a connection that speaks raw
+//! packets ([`Wire`]) and a program whose lines are read ([`Program`]).
 //!
-//! `mod common;` in a test file brings all of it. Nothing here knows the crate's own code: the tests look at the
-//! server from outside, as its clients do.
+//! `mod common;` in a test file brings all of it. Nothing here knows the crate's own code: the tests look at
+//! the server from outside, as its clients do.
 #![allow(dead_code, unused_imports, reason = "each test file is a crate of its own and uses a part of this")]
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Packet types of the binary protocol by number, written down a second time on purpose: a test that took them
-//! from the server could not find a wrong one.
+//! Packet types of the binary protocol by number, written down a second time on purpose: a test that took
+//! them from the server could not find a wrong one.
 
 pub(crate) const CAN_DO: u32 = 1;
 pub(crate) const CANT_DO: u32 = 2;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{DEADLINE, wait_for};
 
-/// A running program. It is killed when this is dropped; if that happens because the test fails, what it wrote to
-/// standard error is printed.
+/// A running program. It is killed when this is dropped; if that happens because the test fails, what it
+/// wrote to standard error is printed.
 pub(crate) struct Program {
     name: String,
     child: Child,

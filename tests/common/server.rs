@@ -56,8 +56,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts our server on a free port of 127.0.0.1, with `-l stderr` and these arguments; it is ready to accept
-    /// when this returns.
+    /// Starts our server on a free port of 127.0.0.1, with `-l stderr` and these arguments; it is ready to
+    /// accept when this returns.
     #[track_caller]
     pub(crate) fn ours(arguments: &[&str]) -> Self {
         Self::start(Implementation::Ours, arguments, &[])
@@ -202,7 +202,8 @@ fn launch(
 ) -> Launched {
     match (implementation, port) {
         (Implementation::Ours, Some(port)) => launch_ours(arguments, environment, directory, port),
-        // Not any port: one from the range of outgoing connections may be another's while the server restarts.
+        // Not any port: one from the range of outgoing connections may be another's while the server
+        // restarts.
         (Implementation::Ours, None) => loop {
             let port = free_port();
             match launch_ours(arguments, environment, directory, port) {
@@ -311,8 +312,8 @@ fn launch_debian(arguments: &[String], directory: &TempDir, port: u16) -> Launch
     Err(format!("port {port} not bound within {DEADLINE:?}:\n{}", log(directory)))
 }
 
-/// Starts the process with its output in the log of `directory` and an environment of which only `environment` has
-/// server settings.
+/// Starts the process with its output in the log of `directory` and an environment of which only
+/// `environment` has server settings.
 fn spawn(mut command: Command, environment: &[(String, String)], directory: &TempDir) -> Child {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("GEARMAND_") {

@@ -118,7 +118,8 @@ impl Wire {
     }
 
     /// Sends a text line (without its newline) and returns the answer whole, terminators included: a listing
-    /// (`status`, `workers`, `prioritystatus`, `show ...`, `list ...`) up to its `.` line, anything else one line.
+    /// (`status`, `workers`, `prioritystatus`, `show ...`, `list ...`) up to its `.` line, anything else one
+    /// line.
     #[track_caller]
     pub(crate) fn text(&mut self, line: &str) -> String {
         self.send_raw(format!("{line}\n").as_bytes());

@@ -1,4 +1,5 @@
-//! The options of queues: which queue they name, what is said where one has no effect, and that passwords stay hidden.
+//! The options of queues: which queue they name, what is said where one has no effect, and that passwords
+//! stay hidden.
 
 use std::time::Duration;
 

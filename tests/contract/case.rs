@@ -157,7 +157,8 @@ impl Case {
         job
     }
 
-    /// Of a function: jobs in all, running ones, and workers, as the server's `status` says; zeroes for an unknown one.
+    /// Of a function: jobs in all, running ones, and workers, as the server's `status` says; zeroes for an
+    /// unknown one.
     pub(crate) fn numbers(&self, function: &str) -> [usize; 3] {
         let status = Wire::connect(self.server.addr()).text("status");
         let line = status.lines().find_map(|line| line.strip_prefix(&format!("{function}\t")));

@@ -1,5 +1,5 @@
-//! A job server that has one job, and writes down in which order a worker speaks: what a real one only shows to whoever
-//! looks at the right moment.
+//! A job server that has one job, and writes down in which order a worker speaks: what a real one only shows
+//! to whoever looks at the right moment.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

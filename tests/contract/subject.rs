@@ -38,8 +38,8 @@ impl Subject {
         }
     }
 
-    /// The worker with the four functions of `FUNCTIONS`, for these servers (`HOST:PORT,HOST:PORT`) and this fleet. Its
-    /// version is the first line of this file.
+    /// The worker with the four functions of `FUNCTIONS`, for these servers (`HOST:PORT,HOST:PORT`) and this
+    /// fleet. Its version is the first line of this file.
     pub(crate) fn command(self, servers: &str, fleet: &str, version_file: &Path) -> Command {
         let mut command = match self {
             Self::Ours => Command::new(env!("CARGO_BIN_EXE_gearmand")),

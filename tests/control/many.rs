@@ -11,7 +11,8 @@ use crate::common::{Server, Wire, packet, wait_for};
 use crate::stage::{Operator, Status, for_each_store, played_worker, result, server, submit};
 
 const MANY: usize = 100_000;
-/// How long a foreground job may take while much else goes on, without the time in which other programs had the CPUs.
+/// How long a foreground job may take while much else goes on, without the time in which other programs had
+/// the CPUs.
 const PROMPT: Duration = Duration::from_secs(1);
 /// How long it may take in all, however busy the machine is.
 const IN_ALL: Duration = Duration::from_secs(5);
@@ -29,8 +30,8 @@ fn fill(server: &Server, function: &str, count: usize) {
     }
 }
 
-/// How long each of the server's threads, and this one, has waited for a CPU so far: that is the load of the machine,
-/// not the server. Nothing where the kernel does not count it.
+/// How long each of the server's threads, and this one, has waited for a CPU so far: that is the load of the
+/// machine, not the server. Nothing where the kernel does not count it.
 fn waits_for_cpu(server: &Server) -> HashMap<PathBuf, Duration> {
     let threads = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server's threads");
     let files = threads.flatten().map(|thread| thread.path().join("schedstat"));
@@ -49,8 +50,8 @@ fn waited_for_cpu(server: &Server, before: &HashMap<PathBuf, Duration>) -> Durat
     waits.max().unwrap_or_default()
 }
 
-/// Has foreground jobs done until `is_over`, and returns how many that were and the longest that one took. Says when it has
-/// begun.
+/// Has foreground jobs done until `is_over`, and returns how many that were and the longest that one took.
+/// Says when it has begun.
 fn ping(server: &Server, begun: &Barrier, is_over: &AtomicBool) -> (usize, Duration) {
     let mut client = Wire::connect(server.addr());
     let mut worker = played_worker(server, "", &["ping"]);
@@ -178,7 +179,8 @@ fn ten_thousand_commands_leave_nothing_behind() {
         }
         let after = memory(&server);
         println!("{before} KiB before, {after} KiB after");
-        // What the allocator and SQLite keep varies by some hundred KiB. 100 bytes a command would be a thousand.
+        // What the allocator and SQLite keep varies by some hundred KiB. 100 bytes a command would be a
+        // thousand.
         assert!(after < before + 1000, "{before} KiB before, {after} KiB after");
     });
 }

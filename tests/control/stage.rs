@@ -8,7 +8,8 @@ use crate::bindings::{self, Binding};
 use crate::common::packet::{self, body};
 use crate::common::{Program, Server, Wire, wait_for};
 
-/// What `gearman -w` and `gearmand work` run for a job: it waits at the gate if there is one, or gives back its workload.
+/// What `gearman -w` and `gearmand work` run for a job: it waits at the gate if there is one, or gives back
+/// its workload.
 const COMMAND: &str =
     r#"exec 2>/dev/null; workload=$(cat); if [ -p "$workload" ]; then exec cat "$workload"; fi; printf %s "$workload""#;
 
@@ -133,8 +134,8 @@ pub(crate) fn have_one_done(server: &Server) {
     assert_eq!((done.packet_type, done.handle), (packet::WORK_COMPLETE, handle));
 }
 
-/// Has the store do all that it was asked for until now: it acknowledges a job when that and everything before it is on
-/// the disk.
+/// Has the store do all that it was asked for until now: it acknowledges a job when that and everything
+/// before it is on the disk.
 #[track_caller]
 pub(crate) fn await_store(server: &Server) {
     submit(&mut Wire::connect(server.addr()), packet::SUBMIT_JOB_BG, "last", "", "");

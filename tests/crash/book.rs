@@ -1,4 +1,5 @@
-//! What the peers of a server that is killed know: which jobs they submitted, what they were told, what they ended.
+//! What the peers of a server that is killed know: which jobs they submitted, what they were told, what they
+//! ended.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -282,8 +283,8 @@ impl Pages {
 }
 
 impl Entry {
-    /// Compares one job with what is known of it. `acknowledged` are the times at which other jobs were submitted that
-    /// are kept for certain, in order.
+    /// Compares one job with what is known of it. `acknowledged` are the times at which other jobs were
+    /// submitted that are kept for certain, in order.
     fn settle(&mut self, found: Option<&Recovered>, acknowledged: &[u64]) -> Result<(), String> {
         /// So many later jobs make it certain that the end is kept.
         const COVERED_BY: usize = 2;

@@ -217,7 +217,8 @@ pub(crate) fn sleep(worker: &mut Link) -> Result<(), Gone> {
     Ok(())
 }
 
-/// A program on somebody else's library, which submits jobs one by one and prints those that were acknowledged.
+/// A program on somebody else's library, which submits jobs one by one and prints those that were
+/// acknowledged.
 pub(crate) struct Foreign {
     program: Program,
 }
@@ -252,7 +253,8 @@ impl Foreign {
 
     /// Ends it, and enters what it was told.
     pub(crate) fn finish(mut self, book: &Book) {
-        // With what it has started: a `gearman` that the shell leaves behind would submit its job to the next server.
+        // With what it has started: a `gearman` that the shell leaves behind would submit its job to the next
+        // server.
         let group = Pid::from_raw(i32::try_from(self.program.pid()).expect("a process id"));
         killpg(group, Signal::SIGKILL).expect("kill a program and what it has started");
         self.program.kill();

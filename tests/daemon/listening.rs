@@ -84,7 +84,8 @@ pub(crate) fn sockets_of_a_service_manager() {
     assert!(site.path("socket").exists(), "the manager's socket is not ours to remove");
 }
 
-/// A service manager's listening socket stays while the server behind it is another: who connects meanwhile waits.
+/// A service manager's listening socket stays while the server behind it is another: who connects meanwhile
+/// waits.
 pub(crate) fn a_restart_behind_the_socket_of_a_service_manager() {
     let site = Site::new();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -111,8 +112,8 @@ pub(crate) fn a_restart_behind_the_socket_of_a_service_manager() {
     second.terminate();
 }
 
-/// Clients and workers at the same time on a server with four threads: each job is done once, and each client gets the
-/// results of its own jobs.
+/// Clients and workers at the same time on a server with four threads: each job is done once, and each client
+/// gets the results of its own jobs.
 pub(crate) fn threads_do_each_job_once() {
     const CLIENTS: usize = 4;
     const WORKERS: usize = 4;

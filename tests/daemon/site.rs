@@ -50,7 +50,8 @@ impl Site {
         self.name(name)
     }
 
-    /// A program with an environment that says nothing but where the service manager is, and where state is kept.
+    /// A program with an environment that says nothing but where the service manager is, and where state is
+    /// kept.
     pub(crate) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -77,7 +78,8 @@ impl Site {
         self.gearmand(arguments).output().expect("run the program")
     }
 
-    /// Starts a server on a free port of 127.0.0.1, with its log in the file `log`, and waits until it listens.
+    /// Starts a server on a free port of 127.0.0.1, with its log in the file `log`, and waits until it
+    /// listens.
     #[track_caller]
     pub(crate) fn start(&self, arguments: &[&str]) -> Daemon {
         let log = self.name("log");
@@ -112,7 +114,8 @@ impl Site {
     }
 }
 
-/// A running server. It is killed when this is dropped; if that happens because the test fails, its log is printed.
+/// A running server. It is killed when this is dropped; if that happens because the test fails, its log is
+/// printed.
 pub(crate) struct Daemon {
     child: Child,
     addresses: Vec<String>,

@@ -30,9 +30,11 @@ pub(crate) trait Database {
     fn rows(&self, name: &str) -> usize;
     /// How many entries of this queue were quarantined, as the operator finds them.
     fn quarantined(&self, name: &str) -> usize;
-    /// Puts a job of function `g` with the unique id `u1` and the workload `stranger` into this queue, as if no server knew of it.
+    /// Puts a job of function `g` with the unique id `u1` and the workload `stranger` into this queue, as if
+    /// no server knew of it.
     fn put_stranger(&self, name: &str);
-    /// Puts a job of function `h` with the unique id `u9`, the workload `stranger` and this number into this queue.
+    /// Puts a job of function `h` with the unique id `u9`, the workload `stranger` and this number into this
+    /// queue.
     fn put_numbered(&self, name: &str, number: u64);
     /// Makes the database leave out jobs with the workload `swallowed` without a word, where it can.
     fn swallow(&self, name: &str) -> Option<()>;
@@ -46,9 +48,11 @@ pub(crate) trait Database {
     fn make_newer(&self, name: &str);
     /// A job that the database cannot take, and a word of the reason.
     fn refused(&self) -> (TestJob, &'static str);
-    /// Gives the job of this number, which has no unique id of its own, the form in which former versions wrote it.
+    /// Gives the job of this number, which has no unique id of its own, the form in which former versions
+    /// wrote it.
     fn make_former(&self, name: &str, job: &TestJob);
-    /// Makes a table of somebody else's, with the columns `id` and `customer`; `None` where there are no tables.
+    /// Makes a table of somebody else's, with the columns `id` and `customer`; `None` where there are no
+    /// tables.
     fn make_foreign(&self, name: &str) -> Option<()>;
     /// What the tables are that have this name, or one that begins with it, and their columns.
     fn described(&self, name: &str) -> String;

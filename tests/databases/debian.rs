@@ -81,7 +81,8 @@ pub(crate) fn takeover(database: &dyn Database) {
     for (job, workload) in jobs.iter().zip(store.load(&keys, usize::MAX).unwrap()) {
         assert_eq!(workload.as_deref(), Some(&job.workload[..]), "job {}", job.number);
     }
-    // From now on they are jobs like others: they keep their numbers, work beside new ones, and go one by one.
+    // From now on they are jobs like others: they keep their numbers, work beside new ones, and go one by
+    // one.
     let attempts: Vec<_> = keys.iter().map(|key| (key.clone(), 4)).collect();
     let new = TestJob::new(1_000, "plain", "new", b"new");
     store.commit(&Changes { attempts, ..adding(std::slice::from_ref(&new)) }).unwrap();

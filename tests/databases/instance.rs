@@ -61,7 +61,8 @@ impl Instance {
         self.start_again(ready);
     }
 
-    /// Starts it once more, as often as it takes: what a killed one has left behind may be in its way for a moment.
+    /// Starts it once more, as often as it takes: what a killed one has left behind may be in its way for a
+    /// moment.
     #[track_caller]
     pub(crate) fn start_again(&mut self, ready: impl Fn(&Self) -> bool) {
         wait_for("the database", || {

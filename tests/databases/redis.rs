@@ -85,7 +85,8 @@ fn strangers(database: &Redis) {
     assert_eq!(read(&mut *store).0, copied);
 }
 
-/// C++ gearmand's own entries keep their fields when they are taken over, and what it has run leaves nothing behind.
+/// C++ gearmand's own entries keep their fields when they are taken over, and what it has run leaves nothing
+/// behind.
 fn untouched(database: &Redis) {
     database.cli(&["HSET", "own-f-u1", "data", "one", "priority", "0"]);
     let job = TestJob::new(7, "f", "u7", b"seven");

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Server, Wire, packet};
 
-/// What has nothing to do with the store is answered within this time: far more than it takes, less than a store that
-/// hangs, which is waited for 5 s at least. The shim has one lock for files and sockets, so that under it everybody
-/// waits while a busy disk syncs.
+/// What has nothing to do with the store is answered within this time: far more than it takes, less than a
+/// store that hangs, which is waited for 5 s at least. The shim has one lock for files and sockets, so that
+/// under it everybody waits while a busy disk syncs.
 const PROMPT: Duration = Duration::from_secs(4);
 
 /// Somebody who uses the server without its store, all the time: foreground jobs, echoes, text commands.

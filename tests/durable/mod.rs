@@ -1,7 +1,7 @@
 //! Background jobs as the tests of the durable queue submit them, and as a store gives them back.
 //!
-//! Each job carries a serial number of the test in its workload, or in its unique id where the workload is empty, so
-//! that a job can be told from all others even where its client never learned its handle.
+//! Each job carries a serial number of the test in its workload, or in its unique id where the workload is
+//! empty, so that a job can be told from all others even where its client never learned its handle.
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 
 pub(crate) mod bystander;

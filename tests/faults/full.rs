@@ -15,8 +15,8 @@ use crate::shim::{Class, Shim};
 const FUNCTION: &[u8] = b"large";
 /// The size of a job's workload.
 const BYTES: usize = 100_000;
-/// Space that comes back is noticed within this time: up to 4 s until the store is tried again, and the attempt,
-/// which takes a busy disk some seconds. A store that waits for the end of its trial takes 30 s.
+/// Space that comes back is noticed within this time: up to 4 s until the store is tried again, and the
+/// attempt, which takes a busy disk some seconds. A store that waits for the end of its trial takes 30 s.
 const NOTICED: Duration = Duration::from_secs(10);
 /// So much of the workloads is in memory: most jobs have to be read from the disk.
 const LITTLE_MEMORY: [&str; 2] = ["--max-workload-memory", "1MiB"];
@@ -218,8 +218,8 @@ fn a_small_disk_is_drained() {
     fills_and_drains(&Disk::ext4(), &LITTLE_MEMORY);
 }
 
-/// Another program takes the last byte, `times` over: also what is given back meanwhile. All jobs end, and once there is room again it
-/// is noticed.
+/// Another program takes the last byte, `times` over: also what is given back meanwhile. All jobs end, and
+/// once there is room again it is noticed.
 #[track_caller]
 fn is_filled_by_another_program(disk: &Disk, times: usize) {
     let mut scene = Scene::on(disk, &LITTLE_MEMORY);
@@ -278,7 +278,8 @@ fn jobs_that_cannot_be_removed_are_counted_in_the_log() {
     assert!(!scene.work_one(), "a job that has ended runs again");
 }
 
-/// Nothing is asked of a server whose file has gone: it tells all the same, and at the end how many jobs are lost.
+/// Nothing is asked of a server whose file has gone: it tells all the same, and at the end how many jobs are
+/// lost.
 #[test]
 fn a_file_that_is_gone_is_told_of_by_an_idle_server_and_at_the_end() {
     for (is_cut, is_worked_off) in [(false, false), (true, false), (false, true)] {
@@ -311,7 +312,8 @@ fn count_lines(log: &str, words: &str) -> usize {
     log.lines().filter(|line| line.contains(words)).count()
 }
 
-/// A store without room for small jobs is full, and tells so once; it is well again once there is room for more than one.
+/// A store without room for small jobs is full, and tells so once; it is well again once there is room for
+/// more than one.
 #[test]
 fn a_disk_without_room_for_small_jobs_is_full() {
     for disk in [Disk::tmpfs(), Disk::ext4()] {
@@ -339,7 +341,8 @@ fn a_disk_without_room_for_small_jobs_is_full() {
     }
 }
 
-/// Nothing more is asked of a server whose queue was drained on a full disk: it has its reserve again once there is room.
+/// Nothing more is asked of a server whose queue was drained on a full disk: it has its reserve again once
+/// there is room.
 #[test]
 fn the_reserve_is_made_again_while_nothing_is_asked() {
     let disk = Disk::tmpfs();

@@ -37,8 +37,8 @@ impl Stage {
         Self { shim, server, client, random: Random::new(seed), serial: 0, acknowledged, refused, ended }
     }
 
-    /// Submits jobs, all of them before the first answer is read. Tells how many were acknowledged; the others were
-    /// refused with the right error.
+    /// Submits jobs, all of them before the first answer is read. Tells how many were acknowledged; the
+    /// others were refused with the right error.
     #[track_caller]
     pub(crate) fn submit(&mut self, jobs: u64) -> u64 {
         let mut bytes = Vec::new();
@@ -118,8 +118,8 @@ impl Stage {
         assert_eq!(retried(&self.shim.trace()), None);
     }
 
-    /// Kills the server while its store fails, and wants everything that was acknowledged. What was refused may be there
-    /// too, and what has ended: nobody could say so to the disk.
+    /// Kills the server while its store fails, and wants everything that was acknowledged. What was refused
+    /// may be there too, and what has ended: nobody could say so to the disk.
     #[track_caller]
     pub(crate) fn kill_and_look(&mut self) {
         self.server.kill();
@@ -166,8 +166,8 @@ impl Stage {
     }
 }
 
-/// A sync that failed says that nobody knows what is on the disk. The next one would succeed and mean nothing: the file
-/// must be opened anew before anything else is done to it.
+/// A sync that failed says that nobody knows what is on the disk. The next one would succeed and mean
+/// nothing: the file must be opened anew before anything else is done to it.
 ///
 /// Tells what was done to a descriptor whose sync had failed.
 pub(crate) fn retried(trace: &Trace) -> Option<String> {

@@ -39,8 +39,8 @@ pub(crate) fn a_burst_brings_workers_and_quiet_takes_them(implementation: Implem
         }
     };
     fill_up();
-    // New workers have to start, those of PHP and Python beside all that the machine does. Meanwhile jobs go on coming:
-    // else a few workers could have done all of them before the last one is there.
+    // New workers have to start, those of PHP and Python beside all that the machine does. Meanwhile jobs go
+    // on coming: else a few workers could have done all of them before the last one is there.
     let begin = Instant::now();
     let most = world.wait("seven workers do it", |status| {
         fill_up();

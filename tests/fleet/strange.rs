@@ -116,7 +116,8 @@ pub(crate) fn what_a_monitor_does_not_do_at_first_it_does_soon(implementation: I
     let mut world = World::new(implementation);
     world.start(0, Language::Ours);
     world.wait("it waits for an id", |status| status["unnamed"] == 1);
-    // The monitor holds back at first; a start that it did not order must not keep it from one that it orders.
+    // The monitor holds back at first; a start that it did not order must not keep it from one that it
+    // orders.
     world.want("interval = \"1s\"\n[functions.log_line]\nmin = 2\n");
     let _monitor = world.monitor();
     let begin = Instant::now();

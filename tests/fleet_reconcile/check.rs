@@ -90,8 +90,8 @@ fn starts_keep_limits(world: &World, observed: &Observed, plan: &Plan) {
     }
     for (host, started) in started {
         let there = observed.workers.values().filter(|w| w.host == host && !forgotten(&world.desired, w)).count();
-        // A monitor that was started anew does not know of those that are on their way, and one that comes from elsewhere is
-        // taken for one of them.
+        // A monitor that was started anew does not know of those that are on their way, and one that comes
+        // from elsewhere is taken for one of them.
         let to_come = world.to_come.iter().filter(|(_, on, _)| on == host && world.is_faultless).count();
         let most = world.desired.max_workers(host) + world.desired.max_surge_per_host;
         assert!(there + to_come + started <= most, "{there} + {to_come} + {started} on {host}\n{}", world.story());

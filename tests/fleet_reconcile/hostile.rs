@@ -84,7 +84,8 @@ proptest! {
 
     #[test]
     fn strange_numbers_and_names_are_decided_about(states in proptest::collection::vec((desired(), observed()), 1..6)) {
-        // What was remembered under one of them goes into the next, and all workers are to be replaced at some time.
+        // What was remembered under one of them goes into the next, and all workers are to be replaced at
+        // some time.
         let mut memory = Memory::default();
         for (desired, observed) in &states {
             let plan = reconcile(desired, observed, &memory);

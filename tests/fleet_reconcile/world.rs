@@ -1,4 +1,5 @@
-//! A fleet that obeys: after a while, not always, and with workers that die, fall silent and come from elsewhere.
+//! A fleet that obeys: after a while, not always, and with workers that die, fall silent and come from
+//! elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -120,7 +121,8 @@ impl World {
         world
     }
 
-    /// Some functions are of a version of their own; in some worlds all are, and nothing is of the one that all others are of.
+    /// Some functions are of a version of their own; in some worlds all are, and nothing is of the one that
+    /// all others are of.
     fn choose_versions(&mut self) {
         let all = self.random.chance(20);
         for function in self.desired.functions.values_mut() {
@@ -323,7 +325,8 @@ impl World {
         }
     }
 
-    /// Ticks until nothing is decided for so long that nothing more will be, and returns after how many ticks that was so.
+    /// Ticks until nothing is decided for so long that nothing more will be, and returns after how many ticks
+    /// that was so.
     pub(crate) fn settle(&mut self) -> usize {
         let mut last = 0;
         let quiet = 60;

@@ -76,8 +76,8 @@ pub(crate) fn fresh_function_names() {
     const WORKERS: usize = 250;
     const NAMES: usize = 420;
     const LIMIT: usize = 100_000;
-    /// A function's state, its name, its published numbers, what is published of a worker's doing it, its places in
-    /// three tables, and its place in the order in which functions are listed.
+    /// A function's state, its name, its published numbers, what is published of a worker's doing it, its
+    /// places in three tables, and its place in the order in which functions are listed.
     const BYTES_A_FUNCTION: u64 = 920;
     let server = Watched::start(&[]);
     let refused = || {
@@ -135,7 +135,8 @@ pub(crate) fn one_byte_at_a_time() {
                 slow.finish_sending();
                 whole.send_raw(&conversation);
                 whole.finish_sending();
-                // What they are told depends on the jobs of the others; that they are told something, and ended, does not.
+                // What they are told depends on the jobs of the others; that they are told something, and
+                // ended, does not.
                 let [slow, whole] = [read_to_end(&slow), read_to_end(&whole)];
                 assert_eq!(slow.is_empty(), whole.is_empty(), "{}", conversation.escape_ascii());
             });

@@ -29,8 +29,8 @@ pub(crate) fn none_left() {
     let refused = wait_for("a peer that is told", || crowd.iter().find_map(first_bytes));
     assert!(refused.starts_with(b"\0RES\0\0\0\x13"), "an ERROR: {}", refused.escape_ascii());
     drop(crowd);
-    // Those that were still to be accepted take descriptors once more, until they are seen to have gone: a new peer may be
-    // refused meanwhile. The acceptor pauses for a second at most.
+    // Those that were still to be accepted take descriptors once more, until they are seen to have gone: a
+    // new peer may be refused meanwhile. The acceptor pauses for a second at most.
     let mut served_in_a_row = 0;
     wait_for("room for new peers", || {
         served_in_a_row = if served(&server).is_some() { served_in_a_row + 1 } else { 0 };
@@ -41,8 +41,8 @@ pub(crate) fn none_left() {
     server.assert_recovered(RETAINED_KIB);
 }
 
-/// 100 peers for 64 files, on the port of jobs: those beyond what is kept for the server's own files are told so, and HTTP, the
-/// store and the log go on.
+/// 100 peers for 64 files, on the port of jobs: those beyond what is kept for the server's own files are told
+/// so, and HTTP, the store and the log go on.
 pub(crate) fn few() {
     let server = Watched::start(&["-f", "64", "--http-listen", "127.0.0.1:0", "--verbose", "NOTICE"]);
     wait_for("the warning", || server.server().log().contains("at most 32 connections are accepted").then_some(()));

@@ -15,8 +15,8 @@ const WORKERS: usize = 10;
 const FUNCTIONS_KIB: u64 = 16 * 1024;
 /// Round trips of others meanwhile.
 const JOBS: usize = 20;
-/// What half of the round trips may take at most. An optimised server takes a few milliseconds; requests that are worked off 64 in
-/// a row take it seconds.
+/// What half of the round trips may take at most. An optimised server takes a few milliseconds; requests that
+/// are worked off 64 in a row take it seconds.
 const MEDIAN: Duration = Duration::from_millis(500);
 
 /// Each worker sends GRAB_JOB and PRE_SLEEP without end. A foreground job of others is done in between.

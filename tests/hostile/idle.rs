@@ -5,11 +5,12 @@ use std::time::Duration;
 use crate::common::{Wire, packet, wait_for};
 use crate::watched::Watched;
 
-/// With this in the environment the test has 5,000 workers for two minutes, and the server its default options.
+/// With this in the environment the test has 5,000 workers for two minutes, and the server its default
+/// options.
 const FULL: &str = "GEARMAND_IDLE_WORKERS_IN_FULL";
 
-/// All of them live on. Where all are probed in the same moment, the loopback device loses most probes: its queue has room for
-/// 1,000 packets.
+/// All of them live on. Where all are probed in the same moment, the loopback device loses most probes: its
+/// queue has room for 1,000 packets.
 pub(crate) fn idle_workers() {
     let short =
         ["--keepalive-idle", "2", "--keepalive-interval", "1", "--keepalive-count", "4", "--tcp-user-timeout", "2s"];

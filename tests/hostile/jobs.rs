@@ -3,7 +3,8 @@
 use crate::common::{Wire, packet, packet::body, packet::request, wait_for};
 use crate::watched::{HEAP_KIB, RETAINED_KIB, Watched, serve_a_job};
 
-/// Workers that sleep and never ask for the job they are woken for: the next one gets it, and they are not asked again.
+/// Workers that sleep and never ask for the job they are woken for: the next one gets it, and they are not
+/// asked again.
 pub(crate) fn a_worker_that_answers_no_noop() {
     const DEAF: usize = 10;
     let server = Watched::start(&["--wakeup-timeout", "50ms"]);

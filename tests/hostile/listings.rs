@@ -65,8 +65,8 @@ impl Honest {
     }
 }
 
-/// How long the server made somebody wait with what it did meanwhile. A busy machine gives it no time for a while, and
-/// then it does nothing; but also in all nobody waits for long.
+/// How long the server made somebody wait with what it did meanwhile. A busy machine gives it no time for a
+/// while, and then it does nothing; but also in all nobody waits for long.
 fn waited<T>(server: &Watched, act: impl FnOnce() -> T) -> (Duration, T) {
     const IN_ALL: Duration = Duration::from_secs(2);
     let (start, used) = (Instant::now(), server.cpu());

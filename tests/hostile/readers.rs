@@ -11,10 +11,11 @@ use crate::common::{DEADLINE, Wire, wait_for};
 use crate::watched::{HEAP_KIB, RETAINED_KIB, Watched};
 
 const MIB: usize = 1 << 20;
-/// More than this never waits for a connection that asks and does not read; also a limit that these tests set.
+/// More than this never waits for a connection that asks and does not read; also a limit that these tests
+/// set.
 const MAX_OUTPUT_KIB: u64 = 64 * 1024;
-/// Short, so that the test need not wait for long; long enough for a peer that reads, and that a busy machine keeps
-/// from it for a while.
+/// Short, so that the test need not wait for long; long enough for a peer that reads, and that a busy machine
+/// keeps from it for a while.
 const WRITE_TIMEOUT: [&str; 2] = ["--write-timeout", "2s"];
 
 /// Connects with a receive buffer that does not swallow what the test is about.
@@ -25,7 +26,8 @@ fn connect(server: &Watched) -> TcpStream {
     stream
 }
 
-/// Sends `bytes` up to `times` times, until the server ends the connection. Returns how often they were sent whole.
+/// Sends `bytes` up to `times` times, until the server ends the connection. Returns how often they were sent
+/// whole.
 fn send_until_closed(stream: &mut TcpStream, bytes: &[u8], times: usize) -> usize {
     for sent in 0..times {
         if let Err(error) = stream.write_all(bytes) {
@@ -59,7 +61,8 @@ pub(crate) fn echoes_never_read() {
     server.assert_recovered(RETAINED_KIB + HEAP_KIB);
 }
 
-/// A client that does not read the results of its jobs is ended when too much waits for it; its worker does not notice.
+/// A client that does not read the results of its jobs is ended when too much waits for it; its worker does
+/// not notice.
 pub(crate) fn results_never_read() {
     const JOBS: usize = 300;
     // The limit alone ends it.
@@ -95,7 +98,8 @@ pub(crate) fn results_never_read() {
     server.assert_recovered(RETAINED_KIB + HEAP_KIB);
 }
 
-/// Workers that finish together owe their client more than it can read at once: it is not slow, and gets everything.
+/// Workers that finish together owe their client more than it can read at once: it is not slow, and gets
+/// everything.
 pub(crate) fn large_results_at_once() {
     const WORKERS: usize = 8;
     let server = Watched::start(&[]);
@@ -188,7 +192,8 @@ pub(crate) fn a_long_listing_never_read() {
     server.assert_recovered(RETAINED_KIB + HEAP_KIB + 200 * JOBS as u64 / 1024);
 }
 
-/// A peer that reads slowly but steadily is not cut off, though it takes several times the write timeout for its answer.
+/// A peer that reads slowly but steadily is not cut off, though it takes several times the write timeout for
+/// its answer.
 pub(crate) fn slow_but_steady() {
     const PIECE: usize = 64 * 1024;
     // Ten seconds in all, five times the timeout. This is the pace of a peer and waits for nothing.
@@ -208,8 +213,8 @@ pub(crate) fn slow_but_steady() {
     server.assert_recovered(RETAINED_KIB + HEAP_KIB);
 }
 
-/// Sends echoes until the server reads no more, which it may also do for lack of CPU as long as so much memory is not
-/// taken.
+/// Sends echoes until the server reads no more, which it may also do for lack of CPU as long as so much
+/// memory is not taken.
 fn send_until_taken(server: &Watched, mut peer: &TcpStream, kib: u64) {
     peer.set_write_timeout(Some(Duration::from_secs(2))).expect("SO_SNDTIMEO");
     let echo = request(packet::ECHO_REQ, &vec![b'e'; MIB]);
@@ -224,7 +229,8 @@ fn send_until_taken(server: &Watched, mut peer: &TcpStream, kib: u64) {
     }
 }
 
-/// Echoes that are not read take hundreds of MiB; when their peers have gone, the system gets them back within seconds.
+/// Echoes that are not read take hundreds of MiB; when their peers have gone, the system gets them back
+/// within seconds.
 pub(crate) fn memory_comes_back() {
     const PEERS: usize = 6;
     // The system may have given it to others meanwhile: this is more than it takes.

@@ -1,8 +1,8 @@
 //! Mutated conversations over sockets.
 //!
-//! For every stream the test knows from the rules of framing alone whether the server must still understand what
-//! follows it, or must end the connection; and one of both is then waited for. So a stream that upset the framing, hung
-//! its connection or stopped the server is found at once, with its bytes.
+//! For every stream the test knows from the rules of framing alone whether the server must still understand
+//! what follows it, or must end the connection; and one of both is then waited for. So a stream that upset
+//! the framing, hung its connection or stopped the server is found at once, with its bytes.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -28,9 +28,10 @@ const STREAMS_PER_CONNECTION: usize = 12;
 const STREAMS_PER_CORPUS: usize = 20;
 /// How a JOB_CREATED begins; its length and the job's handle follow.
 const JOB_CREATED: &[u8] = b"\0RES\0\0\0\x08";
-/// Memory that streams may leave behind: made-up functions stay known with their counts, some KiB each, up to the limit that
-/// the test sets, which the first half of the streams reaches; and of what was in use at a time the allocator does not give
-/// all back. That no more is added by the second half is what tells a leak from this.
+/// Memory that streams may leave behind: made-up functions stay known with their counts, some KiB each, up to
+/// the limit that the test sets, which the first half of the streams reaches; and of what was in use at a
+/// time the allocator does not give all back. That no more is added by the second half is what tells a leak
+/// from this.
 const RETAINED_KIB: u64 = crate::watched::RETAINED_KIB + 3 * 1024;
 
 /// As many streams as `GEARMAND_STREAMS` says, at the speed of the server: some minutes with 500,000.

@@ -16,11 +16,11 @@ use crate::common::packet::{self, body};
 use crate::common::{DEADLINE, wait_for};
 use crate::watched::{RETAINED_KIB, Watched};
 
-/// Two workers hold a job each when their host vanishes, one of them while something is being sent to it. Both jobs go
-/// to the next worker.
+/// Two workers hold a job each when their host vanishes, one of them while something is being sent to it.
+/// Both jobs go to the next worker.
 ///
-/// The network is one of its own, in which the server and the workers are; switching its only interface off leaves both
-/// sides without a word of the other. The server is then watched through a UNIX socket.
+/// The network is one of its own, in which the server and the workers are; switching its only interface off
+/// leaves both sides without a word of the other. The server is then watched through a UNIX socket.
 pub(crate) fn gives_its_job_back() {
     std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own");
@@ -64,8 +64,8 @@ fn in_own_network() {
     server.assert_recovered(RETAINED_KIB);
 }
 
-/// A client that does not read is not closed while its host answers, for longer than a dead host has. When the host vanishes,
-/// it is.
+/// A client that does not read is not closed while its host answers, for longer than a dead host has. When
+/// the host vanishes, it is.
 pub(crate) fn busy_reader() {
     std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own");

@@ -12,16 +12,18 @@ use crate::group::Group;
 const IDLE_CPU: Duration = Duration::from_millis(10);
 /// What a recovered server may keep above what it began with, in KiB, where a test does not say otherwise.
 ///
-/// It covers what the allocator does not give back between two live allocations, and tables that have grown. A leak
-/// of 100 bytes for each connection or job of the smallest crowd would not fit in.
+/// It covers what the allocator does not give back between two live allocations, and tables that have grown.
+/// A leak of 100 bytes for each connection or job of the smallest crowd would not fit in.
 pub(crate) const RETAINED_KIB: u64 = 3 * 1024;
 
-/// What it may keep besides after it had buffers of a MiB and more: so much free memory the allocator leaves at the end of
-/// the heap, by a threshold that the server sets.
+/// What it may keep besides after it had buffers of a MiB and more: so much free memory the allocator leaves
+/// at the end of the heap, by a threshold that the server sets.
 pub(crate) const HEAP_KIB: u64 = 8 * 1024;
-/// What another attack may add to what those before have left, in KiB: the pages in use lie elsewhere than before.
+/// What another attack may add to what those before have left, in KiB: the pages in use lie elsewhere than
+/// before.
 const GROWTH_KIB: u64 = 768;
-/// So many attacks may each leave more than those before, where it is up to the scheduler how much the server has at a time.
+/// So many attacks may each leave more than those before, where it is up to the scheduler how much the server
+/// has at a time.
 const ATTACKS: usize = 4;
 /// So many seconds a server may take to come to rest: what is tidied up later makes the first ones busy.
 const SECONDS_TO_REST: usize = 5;
@@ -109,8 +111,9 @@ impl Watched {
         self.sockets().saturating_sub(self.sockets)
     }
 
-    /// Other descriptors may come and go: the store opens and closes files. So does the socket on which the server says
-    /// that it is ready, which a server with several threads may still have when it serves others.
+    /// Other descriptors may come and go: the store opens and closes files. So does the socket on which the
+    /// server says that it is ready, which a server with several threads may still have when it serves
+    /// others.
     fn sockets(&self) -> usize {
         let datagrams = self.datagram_sockets();
         let descriptors = fs::read_dir(self.proc("fd")).expect("the server's descriptors").flatten();
@@ -174,11 +177,12 @@ impl Watched {
         self.assert_idle();
     }
 
-    /// Attacks until an attack adds next to nothing to what those before it have left. The first may leave `retained_kib`.
+    /// Attacks until an attack adds next to nothing to what those before it have left. The first may leave
+    /// `retained_kib`.
     ///
-    /// The machine decides how much of an attack the server has at one time, and what of it lies between blocks in use
-    /// and is not given back, free as it is. So a later attack may leave more than an earlier one. A leak grows with
-    /// every attack.
+    /// The machine decides how much of an attack the server has at one time, and what of it lies between
+    /// blocks in use and is not given back, free as it is. So a later attack may leave more than an earlier
+    /// one. A leak grows with every attack.
     #[track_caller]
     pub(crate) fn assert_nothing_adds_up(&self, retained_kib: u64, mut attack: impl FnMut()) {
         attack();

@@ -36,7 +36,8 @@ fn each_second_tells_of_the_server_and_its_busiest_functions() {
             break overview;
         }
     };
-    // The busiest functions are chosen before the jobs are counted: only those of a later event are of all jobs.
+    // The busiest functions are chosen before the jobs are counted: only those of a later event are of all
+    // jobs.
     let complete = await_event(&|_| true);
     let overview = await_event(&|overview| *overview != complete);
     let top: Vec<_> =

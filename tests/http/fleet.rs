@@ -1,4 +1,5 @@
-//! The fleet over HTTP: what managed workers and monitors say, what they are told, and what hostile ones cannot do.
+//! The fleet over HTTP: what managed workers and monitors say, what they are told, and what hostile ones
+//! cannot do.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;

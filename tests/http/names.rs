@@ -1,4 +1,5 @@
-//! Names of functions, workers and hosts in addresses and bodies: each can be seen and steered, whatever its bytes are.
+//! Names of functions, workers and hosts in addresses and bodies: each can be seen and steered, whatever its
+//! bytes are.
 
 use serde_json::{Value, json};
 

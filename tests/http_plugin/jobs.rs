@@ -215,7 +215,8 @@ fn a_drain_takes_no_new_request_and_answers_those_that_wait() {
     let mut stage = Stage::ours(&[]);
     let mut worker = Wire::connect(stage.server.addr());
     worker.send(packet::CAN_DO, b"f");
-    // It comes first, so that it is accepted when the other one's job is there: what is not ends with the listening.
+    // It comes first, so that it is accepted when the other one's job is there: what is not ends with the
+    // listening.
     let mut late = stage.peer(b"POST /f HTTP/1.1\r\n");
     let waiting = stage.peer(&post("f", &[], b"w"));
     stage.await_jobs("f", 1);

@@ -1,7 +1,7 @@
 //! The same requests for our server and for gearmand 1.1.20, and the answers compared.
 //!
-//! Where ours differs on purpose it stands in `deviations`, with the reason. The test fails when another difference
-//! appears, and when one of those is no longer there.
+//! Where ours differs on purpose it stands in `deviations`, with the reason. The test fails when another
+//! difference appears, and when one of those is no longer there.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::common::{DEADLINE, Implementation, Server, Wire, free_port, packet, wait_for};
 
-/// What [`work`] does. Those that are not named below it answer with the function, the unique id and the workload.
+/// What [`work`] does. Those that are not named below it answer with the function, the unique id and the
+/// workload.
 const FUNCTIONS: [&str; 8] = ["show", "a%20b?x=1", "x/y", "fail", "exception", "data", "status", "warning"];
 
 /// A running server whose plugin accepts.

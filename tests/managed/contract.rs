@@ -1,5 +1,5 @@
-//! The contract to the letter: whole answers, the words of errors, and where names and versions come from. What every
-//! managed worker has to do is in `tests/contract.rs`.
+//! The contract to the letter: whole answers, the words of errors, and where names and versions come from.
+//! What every managed worker has to do is in `tests/contract.rs`.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -39,7 +39,8 @@ fn a_worker_is_given_an_id_and_says_what_it_is() {
             "pid": process.as_raw(), "language": "rust", "version": "7 of 9", "started": introduction["started"],
             "functions": ["gate", "echo"]});
         assert_eq!(introduction, expected);
-        // The id is used once: whoever has the answer can manage the worker, and nobody waits for an id any more.
+        // The id is used once: whoever has the answer can manage the worker, and nobody waits for an id any
+        // more.
         assert_eq!(monitor.listed("manage_web-1.a_b").2, 1);
         monitor.wait_for_workers("setId", 0);
 

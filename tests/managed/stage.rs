@@ -1,4 +1,5 @@
-//! What these tests share: a supervisor of workers, a monitor, and a look at processes and at the server's listing.
+//! What these tests share: a supervisor of workers, a monitor, and a look at processes and at the server's
+//! listing.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -131,9 +132,9 @@ impl Monitor {
         (numbers[0], numbers[1], numbers[2])
     }
 
-    /// That the server lists so many workers of a function after this monitor's last change. The server knows of a
-    /// change before the worker answers. Only on a very slow machine the worker gives up waiting for that: then it is
-    /// awaited here.
+    /// That the server lists so many workers of a function after this monitor's last change. The server knows
+    /// of a change before the worker answers. Only on a very slow machine the worker gives up waiting for
+    /// that: then it is awaited here.
     #[track_caller]
     pub(crate) fn expect_workers(&mut self, function: &str, count: u64) {
         if self.changed_in < IN_EFFECT {

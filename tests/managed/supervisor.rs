@@ -248,8 +248,8 @@ fn a_new_worker_is_the_program_that_is_there_now() {
     let mut monitor = Monitor::of(&server);
     let mut supervisor = Program::start(&mut command);
     let old = monitor.name("a")["version"].clone();
-    // A release that calls itself 2, put in place as releases are. Another process writes it: what this one has open
-    // for writing, a child that another test forks may keep open, and then it cannot be run.
+    // A release that calls itself 2, put in place as releases are. Another process writes it: what this one
+    // has open for writing, a child that another test forks may keep open, and then it cannot be run.
     let release = format!("#!/bin/sh\nexec '{program}' \"$@\" --worker-version 2\n");
     let mut write = Command::new("sh");
     write.args(["-c", r#"printf %s "$1" > "$0" && chmod 755 "$0""#]).arg(&next).arg(release);

@@ -15,10 +15,12 @@
 //! * `WAIT` to wait until something arrives, for what the server sends by the clock;
 //! * `CLOSE` to close the connection, and wait until the server has noticed.
 //!
-//! In bodies and bytes `\0`, `\n`, `\r`, `\t`, `\s` (space), `\\`, `\xff` and `{x*100}` (100 times x) have a meaning.
+//! In bodies and bytes `\0`, `\n`, `\r`, `\t`, `\s` (space), `\\`, `\xff` and `{x*100}` (100 times x) have a
+//! meaning.
 //!
-//! After every step each connection asks for an ECHO, first the one of the step, and everything that comes before the
-//! answer is what the step has led to. So nothing that the server says is missed, and nobody waits for what does not come.
+//! After every step each connection asks for an ECHO, first the one of the step, and everything that comes
+//! before the answer is what the step has led to. So nothing that the server says is missed, and nobody waits
+//! for what does not come.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -76,8 +76,9 @@ pub(crate) fn check(
 
 /// Reads an image as a server would that starts.
 ///
-/// Nobody else knows of the image. But a test beside this one may just be starting a process, which has copies of all
-/// descriptors of this one until it runs its program, and with them the lock of whoever has read the image before.
+/// Nobody else knows of the image. But a test beside this one may just be starting a process, which has
+/// copies of all descriptors of this one until it runs its program, and with them the lock of whoever has
+/// read the image before.
 fn read(path: &Path) -> Result<Contents, StoreError> {
     wait_for("the image to be free", || match durable::read(path, Access::Own) {
         Err(error) if error.failure == StoreFailure::Locked => None,

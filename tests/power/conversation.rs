@@ -18,7 +18,8 @@ pub(crate) struct Job {
     pub(crate) handle: Option<String>,
     /// When its end had first arrived: a result, or a cancellation.
     pub(crate) ended: Option<usize>,
-    /// From when on it must not come back: something that arrived after its end is acknowledged, by the same server.
+    /// From when on it must not come back: something that arrived after its end is acknowledged, by the same
+    /// server.
     pub(crate) gone: Option<usize>,
 }
 
@@ -134,12 +135,12 @@ impl Conversation {
         self.ends.entry(handle.to_owned()).or_default().push(moment);
     }
 
-    /// What arrives after the end of a job is carried out after it: its acknowledgement covers that end. Each end is
-    /// the first request of its read, and the server has one thread.
+    /// What arrives after the end of a job is carried out after it: its acknowledgement covers that end. Each
+    /// end is the first request of its read, and the server has one thread.
     ///
-    /// Only a job that was submitted to the same server covers it. A server that is killed may take an end with it that
-    /// nothing has covered, for a removal waits a moment for others. The job is there again for the next server, and
-    /// what that one acknowledges says nothing of it until the job ends once more.
+    /// Only a job that was submitted to the same server covers it. A server that is killed may take an end
+    /// with it that nothing has covered, for a removal waits a moment for others. The job is there again for
+    /// the next server, and what that one acknowledges says nothing of it until the job ends once more.
     fn find_ends(&mut self) {
         let covers: Vec<(usize, Option<usize>)> =
             self.jobs.iter().map(|job| (job.submitted, job.acknowledged)).collect();

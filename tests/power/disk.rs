@@ -1,10 +1,10 @@
 //! A disk as a power cut leaves it.
 //!
-//! What was synced is there. Of what was not, each write, each change of a size and each change of a name is there or
-//! is not, whatever its neighbours are; a write may be there in some of its sectors only.
+//! What was synced is there. Of what was not, each write, each change of a size and each change of a name is
+//! there or is not, whatever its neighbours are; a write may be there in some of its sectors only.
 //!
-//! After a sync that failed nobody tries again: each change that it was to bring to the disk is there now, or never will
-//! be unless it is made once more, although the system shows it to whoever reads the file.
+//! After a sync that failed nobody tries again: each change that it was to bring to the disk is there now, or
+//! never will be unless it is made once more, although the system shows it to whoever reads the file.
 
 use std::collections::{BTreeMap, HashMap};
 

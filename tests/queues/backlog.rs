@@ -14,8 +14,8 @@ const LIMIT: &[&str] = &["--max-workload-memory", "1MiB"];
 const FUNCTIONS: &[&str] = &["red", "blue"];
 /// Bytes of workloads.
 const SIZE: usize = 1024;
-/// Bytes of each workload of the large backlog. SQLite keeps up to 64 MiB of its file in memory, whatever the limit is, so
-/// the backlog is larger than that.
+/// Bytes of each workload of the large backlog. SQLite keeps up to 64 MiB of its file in memory, whatever the
+/// limit is, so the backlog is larger than that.
 const LARGE: usize = 8 * SIZE;
 /// Background jobs of the large backlog, and foreground ones among them.
 const JOBS: usize = 20_000;
@@ -89,7 +89,8 @@ impl<'a> Left<'a> {
         Self { jobs, places, last: HashMap::new() }
     }
 
-    /// A worker has got a job: it is as it was submitted, and later than those of its function and priority before it.
+    /// A worker has got a job: it is as it was submitted, and later than those of its function and priority
+    /// before it.
     #[track_caller]
     fn take(&mut self, assigned: &Assigned) {
         let name = text(&assigned.handle);
@@ -116,7 +117,8 @@ pub(crate) fn beyond_memory() {
     let mut waiting = submit_and_wait(&mut client, WAITED_FOR);
     let mut left = Left::new(&jobs, handles);
     let mut worker = Worker::connect(server.addr(), FUNCTIONS);
-    // Foreground jobs have normal priority: all of them come within the first half, with or without the backlog.
+    // Foreground jobs have normal priority: all of them come within the first half, with or without the
+    // backlog.
     while left.places.len() > JOBS / 2 || !waiting.is_empty() {
         let assigned = worker.wait();
         worker.complete();
@@ -234,8 +236,8 @@ pub(crate) fn a_full_memory_refuses_jobs() {
     worker.expect_no_job();
 }
 
-/// Neither jobs that are due later, nor those that a worker could ask for, bring large workloads into memory, whatever the
-/// first of them is like.
+/// Neither jobs that are due later, nor those that a worker could ask for, bring large workloads into memory,
+/// whatever the first of them is like.
 pub(crate) fn large_workloads_stay_in_the_file() {
     const MIB: usize = 1024 * 1024;
     const EACH: usize = 80;

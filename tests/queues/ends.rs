@@ -109,8 +109,8 @@ pub(crate) fn attempts_are_kept() {
     let mut client = Wire::connect(server.addr());
     await_attempts(&mut client, &[(first, 2), (third, 1)]);
     lose_workers(&server, &handles[..1]);
-    // Killed, it has no time to write anything. But changes are made in their order: what is acknowledged now comes after
-    // what was asked before.
+    // Killed, it has no time to write anything. But changes are made in their order: what is acknowledged now
+    // comes after what was asked before.
     let last = submit(&mut client, &[job(FUNCTION, "last", b"w")]).remove(0);
     server.kill();
     server.restart();

@@ -1,5 +1,5 @@
-//! A connection between the server and its database that is cut at the worst moment: the database has kept the jobs, and
-//! the server does not hear of it.
+//! A connection between the server and its database that is cut at the worst moment: the database has kept
+//! the jobs, and the server does not hear of it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -67,7 +67,8 @@ impl Lossy {
         self.line.is_losing.store(true, Ordering::SeqCst);
     }
 
-    /// Cuts all connections, as a network would: the server notices, the database does not. New ones lose nothing.
+    /// Cuts all connections, as a network would: the server notices, the database does not. New ones lose
+    /// nothing.
     pub(crate) fn cut(&self) {
         self.line.cuts.fetch_add(1, Ordering::SeqCst);
         self.line.is_losing.store(false, Ordering::SeqCst);

@@ -1,5 +1,5 @@
-//! A database that goes away and comes back: background jobs are refused meanwhile, everything else goes on, and in the end
-//! nothing is lost and nothing comes twice.
+//! A database that goes away and comes back: background jobs are refused meanwhile, everything else goes on,
+//! and in the end nothing is lost and nothing comes twice.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -117,8 +117,8 @@ impl Scene {
         }
     }
 
-    /// A worker ends all jobs that there are: all that were acknowledged and have not ended, and some of those that have.
-    /// Returns how many of these.
+    /// A worker ends all jobs that there are: all that were acknowledged and have not ended, and some of
+    /// those that have. Returns how many of these.
     #[track_caller]
     fn work_off(&mut self) -> usize {
         let mut again = 0;
@@ -206,8 +206,8 @@ fn both_are_killed(database: &mut impl Database) {
     assert_eq!(database.rows(name), 0);
 }
 
-/// The database ends the server's connection every second, under load: nobody is refused, nothing is lost, and nothing comes
-/// twice.
+/// The database ends the server's connection every second, under load: nobody is refused, nothing is lost,
+/// and nothing comes twice.
 fn sessions_are_killed(database: &mut (impl Database + Send)) {
     const KILLS: u32 = 5;
     let name = "killed_sessions";
@@ -224,8 +224,8 @@ fn sessions_are_killed(database: &mut (impl Database + Send)) {
                 kills.fetch_add(1, Ordering::SeqCst);
                 next += Duration::from_secs(1);
                 thread::sleep(next.saturating_duration_since(Instant::now()));
-                // The next one must not meet the same transaction, however long that takes: more than one flood is kept
-                // before.
+                // The next one must not meet the same transaction, however long that takes: more than one
+                // flood is kept before.
                 wait_for("jobs that are kept after that", || {
                     let is_last = kills.load(Ordering::SeqCst) == KILLS || is_over.load(Ordering::SeqCst);
                     (is_last || counted(address, "added") > added + 200).then_some(())

@@ -53,7 +53,8 @@ fn expect_silence(wire: &Wire) {
     wire.stream().set_nonblocking(false).expect("no O_NONBLOCK");
 }
 
-/// One connection asks for this and that: what comes later waits for a job that is being stored, and for others nothing does.
+/// One connection asks for this and that: what comes later waits for a job that is being stored, and for
+/// others nothing does.
 pub(crate) fn answers_keep_their_order() {
     const ROUNDS: usize = 50;
     let file = QueueFile::new();

@@ -62,7 +62,8 @@ fn as_ordinary_user(command: &mut Command) -> &mut Command {
     if getuid().is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
 }
 
-/// Nobody asked for a durable queue, and no state directory can be where it would be: the server serves, and says so.
+/// Nobody asked for a durable queue, and no state directory can be where it would be: the server serves, and
+/// says so.
 pub(crate) fn no_state_directory() {
     let site = Site::new();
     fs::set_permissions(site.path(""), Permissions::from_mode(0o777)).expect("chmod");
@@ -96,7 +97,8 @@ pub(crate) fn no_state_directory() {
     assert_fails(&output, &[&format!("{file}/state"), "--libsqlite3-db"]);
 }
 
-/// A state directory that is there or was named, and cannot be used: no start. An existing queue is never passed over.
+/// A state directory that is there or was named, and cannot be used: no start. An existing queue is never
+/// passed over.
 pub(crate) fn state_directories_that_cannot_be_used() {
     let site = Site::new();
     let port = free_port().to_string();
@@ -105,7 +107,8 @@ pub(crate) fn state_directories_that_cannot_be_used() {
         site.write(&format!("{directory}/gearmand-{port}.sqlite3"), "a queue")
     };
     let mode = |path: &str, mode| fs::set_permissions(site.path(path), Permissions::from_mode(mode)).expect("chmod");
-    // All of it is of the user of this test, which is root where it can be, and the server is an ordinary user's.
+    // All of it is of the user of this test, which is root where it can be, and the server is an ordinary
+    // user's.
     site.write("file", "");
     let kept = [queue("read-only"), queue("home/.local/state/gearmand"), queue("unreadable")];
     mode("read-only", 0o555);

@@ -1,4 +1,5 @@
-//! Queues that Debian's gearmand has left are taken over with its own options, and it gets a file of ours back.
+//! Queues that Debian's gearmand has left are taken over with its own options, and it gets a file of ours
+//! back.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,4 +1,5 @@
-//! What stands between a server under test and its disk: `shim.c`, loaded into the server, and what it writes down.
+//! What stands between a server under test and its disk: `shim.c`, loaded into the server, and what it writes
+//! down.
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 
 pub(crate) mod trace;

@@ -79,7 +79,8 @@ impl Model {
         );
     }
 
-    /// It is published since when the first in the queues waits. A job that is being read may have ended since it was asked for.
+    /// It is published since when the first in the queues waits. A job that is being read may have ended
+    /// since it was asked for.
     fn check_age(&self, function: usize, published_s: u64) {
         let mut firsts: BTreeMap<(usize, u8), (u64, u64)> = BTreeMap::new();
         let (mut earliest_s, mut is_loading) = (u64::MAX, false);
@@ -108,8 +109,8 @@ impl Model {
 
     /// Nobody sleeps while there is work for them, unless enough others are on their way.
     ///
-    /// A NOOP is for a job of one function: those on their way must be enough for each function that has sleepers, and
-    /// for all of these together.
+    /// A NOOP is for a job of one function: those on their way must be enough for each function that has
+    /// sleepers, and for all of these together.
     fn check_wakefulness(&self) {
         let ready: [usize; wire::FUNCTIONS.len()] = std::array::from_fn(|function| self.available(function));
         let on_their_way = || {
@@ -240,8 +241,8 @@ impl Model {
         self.jobs.values().filter(|job| !is_safe(job.residency, job.state)).count()
     }
 
-    /// What the server takes for stored is stored; and when everything that it asked for is done, the store has its kept
-    /// jobs, with their attempts, and no others.
+    /// What the server takes for stored is stored; and when everything that it asked for is done, the store
+    /// has its kept jobs, with their attempts, and no others.
     pub(crate) fn check_store(&self, store: &Store) {
         let mut expected = 0;
         let pending_adds = self.pending_adds.iter().filter(|(_, pending)| !pending.has_ended);

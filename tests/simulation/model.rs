@@ -1,8 +1,10 @@
-//! What a job server must do, told a second time and as plainly as possible: a few maps that are searched from end to end.
+//! What a job server must do, told a second time and as plainly as possible: a few maps that are searched
+//! from end to end.
 //!
-//! The model sees what each connection sent, in the order in which the server got it, and everything that the server
-//! said in return. It knows nothing of the server's own state but what is published. Where the protocol leaves a choice
-//! (which sleeper is woken, in which order clients are told) it checks the choice and follows it.
+//! The model sees what each connection sent, in the order in which the server got it, and everything that the
+//! server said in return. It knows nothing of the server's own state but what is published. Where the
+//! protocol leaves a choice (which sleeper is woken, in which order clients are told) it checks the choice
+//! and follows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

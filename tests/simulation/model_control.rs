@@ -1,4 +1,5 @@
-//! The model's operator: what is held back from workers, and jobs that are moved, preferred or not waited for.
+//! The model's operator: what is held back from workers, and jobs that are moved, preferred or not waited
+//! for.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +25,8 @@ pub(crate) enum Whom {
     Host(&'static str),
 }
 
-/// A change that the store is told of: the number of the job, its function before, and all that may have changed.
+/// A change that the store is told of: the number of the job, its function before, and all that may have
+/// changed.
 pub(crate) type EditSeen = (u64, usize, usize, usize, u64);
 
 impl Model {
@@ -381,8 +383,8 @@ impl Model {
         }
     }
 
-    /// All jobs of a function that wait are moved, in their order. Which stored jobs were being read by then is told by
-    /// what the store was asked.
+    /// All jobs of a function that wait are moved, in their order. Which stored jobs were being read by then
+    /// is told by what the store was asked.
     pub(crate) fn moved_all(
         &mut self,
         now: Now,

@@ -8,7 +8,8 @@ use super::model::{Job, Model, Outcome, Residency, State};
 use super::model_submit::coalesce;
 use super::wire::{self, FUNCTIONS, Reply, UNIQUES};
 
-/// The most jobs that are read at once, within the limit of memory and beyond it. Jobs are read while fewer are ready.
+/// The most jobs that are read at once, within the limit of memory and beyond it. Jobs are read while fewer
+/// are ready.
 const MOST_LOADED: usize = 1024;
 const MOST_LOADED_BEYOND_LIMIT: usize = 64;
 /// How long the server waits when the store could not read.
@@ -294,7 +295,8 @@ impl Model {
         paged_out.into_iter().map(|(_, name)| name).collect()
     }
 
-    /// The store is asked for workloads: only for those that workers will need next, and never twice at a time.
+    /// The store is asked for workloads: only for those that workers will need next, and never twice at a
+    /// time.
     pub(crate) fn note_loads(&mut self, outcome: &Outcome) {
         for operation in &outcome.operations {
             let StoreOp::Load { ticket, jobs } = operation else { continue };
@@ -454,8 +456,8 @@ impl Model {
         }
     }
 
-    /// A new server gets a job back from the store. `has_room` is what it said to that. Returns whether the job equals one
-    /// that it has.
+    /// A new server gets a job back from the store. `has_room` is what it said to that. Returns whether the
+    /// job equals one that it has.
     pub(crate) fn restored(&mut self, now: Now, stored: &StoredJob, has_workload: bool, has_room: bool) -> bool {
         let prefix = wire::PREFIXES.iter().position(|prefix| **prefix == *stored.prefix).unwrap();
         let name = wire::name(stored.number, prefix);

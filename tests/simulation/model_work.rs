@@ -243,8 +243,8 @@ impl Model {
         }
     }
 
-    /// A connection speaks of a job that it does not hold. If it held the job once, it gets no error, and its result ends the job;
-    /// of anything else nobody hears.
+    /// A connection speaks of a job that it does not hold. If it held the job once, it gets no error, and its
+    /// result ends the job; of anything else nobody hears.
     fn work_for_another(&mut self, from: u32, number: Option<u64>, ask: &Ask, is_last: bool, outcome: &Outcome) {
         let revoked = &mut self.connections.get_mut(&from).unwrap().revoked;
         let is_same = |revoked: &u64| number.is_some_and(|number| wire::number(number) == wire::number(*revoked));

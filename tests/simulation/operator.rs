@@ -84,7 +84,8 @@ impl World {
         self.conclude(outcome);
     }
 
-    /// The operator steers functions, jobs or workers. What holds jobs back is lifted about as often as it is made.
+    /// The operator steers functions, jobs or workers. What holds jobs back is lifted about as often as it is
+    /// made.
     pub(crate) fn control(&mut self) {
         let function = self.random.index(self.functions.min(4));
         match self.random.below(100) {

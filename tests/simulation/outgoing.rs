@@ -1,4 +1,5 @@
-//! What a connection is sent: the server's own outbox, and beside it what should come out of it, told a second time.
+//! What a connection is sent: the server's own outbox, and beside it what should come out of it, told a
+//! second time.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -314,7 +314,8 @@ impl Peer {
     /// Something arrived.
     ///
     /// # Panics
-    /// If it is not what it has a right to: answers out of order, news of jobs that it did not submit, too many ends.
+    /// If it is not what it has a right to: answers out of order, news of jobs that it did not submit, too
+    /// many ends.
     pub(crate) fn hear(&mut self, reply: &Reply) {
         match reply {
             Reply::Noop => {

@@ -1,4 +1,5 @@
-//! What the simulation is too coarse for: long pieces of work with others between their turns, and rules at their limits.
+//! What the simulation is too coarse for: long pieces of work with others between their turns, and rules at
+//! their limits.
 
 use std::sync::Arc;
 
@@ -73,7 +74,8 @@ impl Scene {
         Self { server, ears: Ears { asked: Some(Vec::new()), ..Ears::default() } }
     }
 
-    /// The store does what it was asked, and has read this. Returns the numbers of the jobs that it was to read.
+    /// The store does what it was asked, and has read this. Returns the numbers of the jobs that it was to
+    /// read.
     fn keep(&mut self, workload: &'static [u8]) -> Vec<u64> {
         let mut read = Vec::new();
         while let Some(operation) =

@@ -176,7 +176,8 @@ impl Store {
         self.queue.push_back(operation);
     }
 
-    /// The operator has said something, and is answered when everything that was asked for until now is committed.
+    /// The operator has said something, and is answered when everything that was asked for until now is
+    /// committed.
     pub(crate) fn word(&mut self) {
         self.words.waiting.push_back(self.words.asked);
         self.words.answer();
@@ -341,7 +342,8 @@ impl Store {
             self.apply_owed();
         }
         if failure == StoreFailure::Refused && self.broken.is_none() && batch.adds.len() > 1 {
-            // One of them does not fit: each is tried alone. What is to be removed comes with the first that does.
+            // One of them does not fit: each is tried alone. What is to be removed comes with the first that
+            // does.
             self.owed.removes.append(&mut batch.removes);
             self.owed.attempts.append(&mut batch.attempts);
             self.owed.edits.append(&mut batch.edits);

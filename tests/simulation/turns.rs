@@ -1,4 +1,5 @@
-//! Connections with very many functions: what they ask for is done in turns, or takes no time where there is nothing to find.
+//! Connections with very many functions: what they ask for is done in turns, or takes no time where there is
+//! nothing to find.
 
 use std::sync::Arc;
 
@@ -206,7 +207,8 @@ fn reset_abilities_takes_several_turns() {
     assert_eq!(world.ears.none, 1);
 }
 
-/// Workers that die of a job while they read it look like workers that were leaving. They do not do so for ever.
+/// Workers that die of a job while they read it look like workers that were leaving. They do not do so for
+/// ever.
 #[test]
 fn a_job_that_kills_its_workers_ends_although_they_have_not_read_it() {
     let mut world = World::new(Some(2));

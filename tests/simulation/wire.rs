@@ -1,11 +1,11 @@
-//! Packets as the simulated peers write and read them. Nothing of the server's own protocol code is used here: what it
-//! reads was written by this file, and what it writes is read by this file.
+//! Packets as the simulated peers write and read them. Nothing of the server's own protocol code is used
+//! here: what it reads was written by this file, and what it writes is read by this file.
 
 /// The prefixes of handles in the simulation: after a restart the server may have another.
 pub(crate) const PREFIXES: [&str; 4] = ["H:sim", "H:sim2", "H:a-new-name", "H"];
 
-/// How many bits of a job's name are the index of its prefix. The others are its number, so that names are in the order
-/// of numbers.
+/// How many bits of a job's name are the index of its prefix. The others are its number, so that names are in
+/// the order of numbers.
 const PREFIX_BITS: u32 = 2;
 
 /// The names of functions; the first four are used most.
@@ -272,7 +272,8 @@ impl Reply {
     }
 }
 
-/// Reads the packet at the beginning of `stream` and says how many bytes it took; `None` if it is not whole yet.
+/// Reads the packet at the beginning of `stream` and says how many bytes it took; `None` if it is not whole
+/// yet.
 ///
 /// # Panics
 /// If the bytes are no packet from a server.

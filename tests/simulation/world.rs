@@ -420,7 +420,8 @@ impl World {
         self.disconnect(slot, wants_answers);
     }
 
-    /// A connection ends. With `wants_answers` its peer has but closed its side, and reads what is still to come.
+    /// A connection ends. With `wants_answers` its peer has but closed its side, and reads what is still to
+    /// come.
     pub(crate) fn disconnect(&mut self, slot: usize, wants_answers: bool) {
         let (id, number) = self.links[slot].as_ref().map(|link| (link.id, link.number)).unwrap();
         self.event(if wants_answers { "closes its side" } else { "dies" }, &number);
@@ -461,8 +462,8 @@ impl World {
         }
     }
 
-    /// More at once than the server does in one call: waits of a client that dies, jobs that become due together, jobs
-    /// of a worker that dies.
+    /// More at once than the server does in one call: waits of a client that dies, jobs that become due
+    /// together, jobs of a worker that dies.
     fn flood(&mut self, slot: usize) {
         self.disconnect(slot, false);
         self.connect(slot, Peer::orderly_worker());
@@ -532,8 +533,8 @@ impl World {
         }
     }
 
-    /// The store fails no more, there is time enough, and two workers come that can do everything, in some worlds each job later
-    /// than it may.
+    /// The store fails no more, there is time enough, and two workers come that can do everything, in some
+    /// worlds each job later than it may.
     fn make_reliable(&mut self) {
         if let Some(store) = &mut self.store {
             store.heal();

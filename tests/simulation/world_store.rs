@@ -71,7 +71,8 @@ impl World {
         }
     }
 
-    /// A job that has been in memory alone is being stored: the clients that wait for it go, and the store breaks.
+    /// A job that has been in memory alone is being stored: the clients that wait for it go, and the store
+    /// breaks.
     pub(crate) fn strand_late_job(&mut self) {
         let is_late =
             |job: &&Job| job.residency == Residency::Storing && job.state != State::Storing && !job.waits.is_empty();

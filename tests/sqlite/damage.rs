@@ -1,4 +1,5 @@
-//! Files that are not what they should be: one row that makes no sense is quarantined, a whole file is refused with what to do.
+//! Files that are not what they should be: one row that makes no sense is quarantined, a whole file is
+//! refused with what to do.
 
 use std::fs;
 

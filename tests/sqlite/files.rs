@@ -1,5 +1,5 @@
-//! Files that are removed, moved, replaced or cut under a store that uses them: nothing more is acknowledged until they are right
-//! again, and where all of it is still there it is made right.
+//! Files that are removed, moved, replaced or cut under a store that uses them: nothing more is acknowledged
+//! until they are right again, and where all of it is still there it is made right.
 
 use std::fs::{self, OpenOptions};
 use std::process::{Command, Stdio};
@@ -188,7 +188,8 @@ fn a_lock_file_that_is_removed_is_made_again() {
     assert_eq!(add(&mut *store, &[Kept::plain(5)]).unwrap_err().failure, StoreFailure::Locked);
 }
 
-/// SQLite has it mapped: without its pages the process would end. What is left of the header must not be believed.
+/// SQLite has it mapped: without its pages the process would end. What is left of the header must not be
+/// believed.
 #[test]
 fn an_index_that_is_cut_is_made_again_and_nothing_is_lost() {
     for length in [0, 200, 32768] {

@@ -1,5 +1,5 @@
-//! What other programs do to the table while a server uses it: rows that they insert keep no job out and become jobs at the next
-//! start, and what their triggers leave out is not acknowledged.
+//! What other programs do to the table while a server uses it: rows that they insert keep no job out and
+//! become jobs at the next start, and what their triggers leave out is not acknowledged.
 
 use gearmand::job_server::StoreFailure;
 use gearmand::store::{Changes, Store};

@@ -185,8 +185,8 @@ fn work_off(server: &Server, functions: &[&[u8]]) -> Vec<(Vec<u8>, Vec<u8>, Vec<
     }
 }
 
-/// The jobs of a store that goes back, and what Debian's gearmand should hand out: the jobs without a unique id of their
-/// own under their handle.
+/// The jobs of a store that goes back, and what Debian's gearmand should hand out: the jobs without a unique
+/// id of their own under their handle.
 fn going_back() -> Vec<Kept> {
     let plain = Kept::plain;
     vec![

@@ -4,7 +4,8 @@ use proc_macro2::{Delimiter, TokenTree};
 
 use super::source::{Source, Token};
 
-/// The rooms of the crate, layer by layer from the bottom, and in each in the order in which one may use those before it.
+/// The rooms of the crate, layer by layer from the bottom, and in each in the order in which one may use
+/// those before it.
 const LAYERS: &[&[&str]] = &[
     // What is common to all: meaning of bytes, settings, published numbers.
     &["log_level", "protocol", "stats", "config"],
@@ -108,7 +109,8 @@ fn mentions_of_runtime(source: &Source) -> impl Iterator<Item = (usize, String)>
     })
 }
 
-/// All paths in a file that go through the root of the crate, `crate::a::b` and `super::super::a` alike, as `a::b`.
+/// All paths in a file that go through the root of the crate, `crate::a::b` and `super::super::a` alike, as
+/// `a::b`.
 fn paths_from_root(source: &Source) -> Vec<(usize, String)> {
     let tokens = source.tokens();
     let mut found = Vec::new();
@@ -166,7 +168,8 @@ fn branches(tokens: &[Token]) -> Vec<String> {
             None => vec![word.to_string()],
         },
         [Token { tree: TokenTree::Group(group), .. }, rest @ ..] if group.delimiter() == Delimiter::Brace => {
-            // The tokens of the group follow it; a branch begins at its start and after each comma that is its own.
+            // The tokens of the group follow it; a branch begins at its start and after each comma that is
+            // its own.
             let depth = rest.first().map_or(0, |first| first.depth);
             let inside = rest.iter().take_while(|token| token.depth >= depth).count();
             let starts = (0..inside).filter(|&index| {

@@ -1,5 +1,5 @@
-//! The tools against servers that are dead, hostile or mad: each says what happened, within its time and its memory, and runs
-//! nothing for them.
+//! The tools against servers that are dead, hostile or mad: each says what happened, within its time and its
+//! memory, and runs nothing for them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -162,8 +162,8 @@ fn a_monitor_says_when_it_found_no_server() {
 
 #[test]
 fn a_server_that_answers_late_is_not_given_up() {
-    // It answers questions whether it is there, and takes its time for the job. Each of those answers is due within
-    // half of the timeout.
+    // It answers questions whether it is there, and takes its time for the job. Each of those answers is due
+    // within half of the timeout.
     let server = fake(|mut stream| {
         let mut echoes = 0;
         loop {
@@ -270,7 +270,8 @@ fn a_command_runs_for_no_function_but_its_own() {
     let touch = |path: &Path| path.to_str().unwrap().to_owned();
     let worker = heard(assigns("other"), &["work", "-f", "mine", "--", "touch", &touch(&mark)]);
     says(&worker, "a job of other, which is not registered there; it was not run");
-    // One that it could do, and that the monitor has not told it to do; its own id, which it has not been given.
+    // One that it could do, and that the monitor has not told it to do; its own id, which it has not been
+    // given.
     let script = format!("mine=touch '{}'", touch(&mark));
     for function in ["mine", "manage_x", "setId\n"] {
         let worker = heard(assigns(function), &["work", "--managed", "-f", &script]);

@@ -1,4 +1,5 @@
-//! Names as `gearmand admin` shows them mean the same when they are typed, and settings of what is not there are told.
+//! Names as `gearmand admin` shows them mean the same when they are typed, and settings of what is not there
+//! are told.
 
 use serde_json::{Value, json};
 
@@ -91,7 +92,8 @@ fn ids_of_workers_mean_them() {
     }
 }
 
-/// A warning for each that may be meant for later, with the command that takes it back; an error for what can never be.
+/// A warning for each that may be meant for later, with the command that takes it back; an error for what can
+/// never be.
 #[test]
 fn what_concerns_nothing_yet_is_told() {
     let server = Server::ours(&[]);

@@ -19,7 +19,8 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Starts `gearmand top` for `server`, which is looked at every tenth of a second, on a terminal of this size.
+    /// Starts `gearmand top` for `server`, which is looked at every tenth of a second, on a terminal of this
+    /// size.
     #[track_caller]
     pub(crate) fn start(server: &Server, width: u16, height: u16, environment: &[&str]) -> Self {
         let top = format!("'{}' top -i 0.1 -s {}", env!("CARGO_BIN_EXE_gearmand"), server.addr());
@@ -64,7 +65,8 @@ impl Screen {
         self.tmux(&["capture-pane", "-p", "-e"])
     }
 
-    /// Waits until a line of the terminal has these words, with any spaces between them; returns the whole text.
+    /// Waits until a line of the terminal has these words, with any spaces between them; returns the whole
+    /// text.
     #[track_caller]
     pub(crate) fn shows(&self, words: &str) -> String {
         self.waits_for(words, |text| text.lines().any(|line| has_words(line, words)))

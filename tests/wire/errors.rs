@@ -9,7 +9,8 @@ use crate::roles::{connect, server, submit, submit_plain};
 
 /// A way to an error.
 struct Case {
-    /// The error, by the name of its constant, its code and its text as they stand in the protocol's description.
+    /// The error, by the name of its constant, its code and its text as they stand in the protocol's
+    /// description.
     error: PeerError,
     code: &'static str,
     text: &'static str,
@@ -204,7 +205,8 @@ const LIMITS: &[Case] = &[
     },
 ];
 
-/// What the store is the reason for. It takes faults to provoke these: see tests/faults.rs, and the simulation.
+/// What the store is the reason for. It takes faults to provoke these: see tests/faults.rs, and the
+/// simulation.
 const OF_THE_STORE: &[PeerError] = &[
     PeerError::STORE_BEHIND,
     PeerError::STORE_FULL,

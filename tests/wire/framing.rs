@@ -65,8 +65,8 @@ fn read_until(wire: &mut Wire, end: &[u8]) -> Vec<u8> {
 
 /// Sends `pieces` so that the server reads each of them for itself, and checks the answer.
 ///
-/// What was sent before an ECHO_REQ on another connection is read before that is answered: the server looks at its
-/// connections in the order in which something arrived.
+/// What was sent before an ECHO_REQ on another connection is read before that is answered: the server looks
+/// at its connections in the order in which something arrived.
 #[track_caller]
 fn check_pieces(server: &Server, observer: &mut Wire, pieces: &[&[u8]], expected: &[u8]) {
     let mut wire = connect(server);

@@ -1,4 +1,5 @@
-//! Results of workers from whom the job was taken away: the first one counts. These tests wait for a timeout of a job.
+//! Results of workers from whom the job was taken away: the first one counts. These tests wait for a timeout
+//! of a job.
 
 use crate::common::packet::{self, body};
 use crate::common::{Server, Wire, grab_nothing, wait_for};

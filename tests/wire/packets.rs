@@ -1,5 +1,5 @@
-//! Every packet type number, with bodies of every kind. What is expected is written down here by type, apart from the
-//! server's own tables.
+//! Every packet type number, with bodies of every kind. What is expected is written down here by type, apart
+//! from the server's own tables.
 
 use crate::common::packet::{self, body};
 use crate::common::{Server, Wire};
@@ -27,7 +27,8 @@ const HANDLE_MAX: usize = 63;
 
 const KIB_100: usize = 100 * 1024;
 
-/// Numbers that are sent: all that have a meaning, their neighbours, and those at the ends of the number range.
+/// Numbers that are sent: all that have a meaning, their neighbours, and those at the ends of the number
+/// range.
 fn numbers() -> impl Iterator<Item = u32> {
     (0..=50).chain([0x7fff_ffff, 0x8000_0000, 0xffff_ffff])
 }

@@ -1,4 +1,5 @@
-//! What workers register: many functions, too many, and with numbers that are none. Nothing of it is ever answered.
+//! What workers register: many functions, too many, and with numbers that are none. Nothing of it is ever
+//! answered.
 
 use std::time::Instant;
 

@@ -4,8 +4,8 @@ use crate::common::packet::{self, body};
 use crate::common::{Server, Wire, grab_all, grab_nothing, wait_for};
 use crate::roles::{close, complete, completed, connect, counts, grab, server, status, submit, submit_plain, worker};
 
-/// A way in which a worker gives up its jobs without a word of them. What stays of the connection is returned, so that
-/// it is not its end that counts.
+/// A way in which a worker gives up its jobs without a word of them. What stays of the connection is
+/// returned, so that it is not its end that counts.
 type GiveUp = fn(&Server, Wire) -> Option<Wire>;
 
 const GIVING_UP: [(&str, GiveUp); 3] = [
@@ -76,7 +76,8 @@ fn an_abandoned_job_does_not_come_back() {
     }
 }
 
-/// Lets workers die with a job until it does not come back, at most `most` times, and returns how often they could.
+/// Lets workers die with a job until it does not come back, at most `most` times, and returns how often they
+/// could.
 #[track_caller]
 fn attempts(server: &Server, most: u32) -> u32 {
     let mut client = connect(server);

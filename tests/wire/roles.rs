@@ -1,5 +1,5 @@
-//! What clients and workers do, in one call each. Nothing is retried and nothing is skipped: an unexpected packet fails
-//! the test.
+//! What clients and workers do, in one call each. Nothing is retried and nothing is skipped: an unexpected
+//! packet fails the test.
 
 use std::fs;
 use std::path::PathBuf;
@@ -118,8 +118,8 @@ pub(crate) fn status(wire: &mut Wire, handle: &str) -> String {
 
 /// Closes a connection and waits until the server has noticed and tidied up.
 ///
-/// The server closes its own socket last of all. Connections are not counted: one that was closed before may end
-/// meanwhile.
+/// The server closes its own socket last of all. Connections are not counted: one that was closed before may
+/// end meanwhile.
 #[track_caller]
 pub(crate) fn close(server: &Server, wire: Wire) {
     let socket = wait_for("the server to accept a connection", || socket_of(server, &wire));
@@ -132,7 +132,8 @@ pub(crate) fn close(server: &Server, wire: Wire) {
     });
 }
 
-/// The server's socket of a connection, as the links of its descriptors name it. `None` before it is accepted.
+/// The server's socket of a connection, as the links of its descriptors name it. `None` before it is
+/// accepted.
 fn socket_of(server: &Server, wire: &Wire) -> Option<PathBuf> {
     let peer = wire.stream().local_addr().expect("a local address");
     let [local, remote] = [server.port(), peer.port()].map(|port| format!(":{port:04X}"));

@@ -1,4 +1,5 @@
-//! Timeouts of jobs and jobs that are due later. These tests wait for packets that the server sends by the clock.
+//! Timeouts of jobs and jobs that are due later. These tests wait for packets that the server sends by the
+//! clock.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +21,8 @@ fn hasty_worker(server: &Server, timeout_ms: &str) -> Wire {
     worker
 }
 
-/// Sends PRE_SLEEP and waits to be woken, whether the job comes back while the worker sleeps or was back before.
+/// Sends PRE_SLEEP and waits to be woken, whether the job comes back while the worker sleeps or was back
+/// before.
 #[track_caller]
 fn sleep_until_woken(worker: &mut Wire) {
     worker.send(packet::PRE_SLEEP, b"");

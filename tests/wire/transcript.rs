@@ -3,11 +3,13 @@
 use crate::common::Wire;
 use crate::roles::server;
 
-/// `>` goes to the server, `<` comes from it; W is a worker's connection, C a client's. Then magic, type and length in
-/// hexadecimal, and the body. A packet that is not followed by an answer on its connection must not be answered.
+/// `>` goes to the server, `<` comes from it; W is a worker's connection, C a client's. Then magic, type and
+/// length in hexadecimal, and the body. A packet that is not followed by an answer on its connection must not
+/// be answered.
 ///
-/// One line differs from what gearmand said. Its WORK_FAIL for an exception ends the handle with a NUL (length 6),
-/// which its own client library does not understand; ours is the bare handle, as in every other WORK_FAIL.
+/// One line differs from what gearmand said. Its WORK_FAIL for an exception ends the handle with a NUL
+/// (length 6), which its own client library does not understand; ours is the bare handle, as in every other
+/// WORK_FAIL.
 const TRANSCRIPT: &str = r"
 W > 00524551 00000001 00000003 rev
 W > 00524551 00000009 00000000

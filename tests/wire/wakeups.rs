@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use crate::common::{Server, Wire, grab_nothing, packet};
 use crate::roles::{close, complete, connect, fail_to_sleep, fall_asleep, grab, server, sleeper, submit_plain, worker};
 
-/// Woken workers that do not come are waited for as long as any test runs: no NOOP of these tests is one for them.
+/// Woken workers that do not come are waited for as long as any test runs: no NOOP of these tests is one for
+/// them.
 const PATIENT: [&str; 2] = ["--wakeup-timeout", "1h"];
 
 /// Sleeping workers for `f`, the one that is woken next first.
@@ -158,8 +159,8 @@ fn by_default_the_next_is_woken_after_100_ms() {
     }
 }
 
-/// A way in which a woken worker does not come. What stays of the connection is returned, so that it is not its end that
-/// counts.
+/// A way in which a woken worker does not come. What stays of the connection is returned, so that it is not
+/// its end that counts.
 type Leave = fn(&Server, Wire) -> Option<Wire>;
 
 #[test]

@@ -148,8 +148,8 @@ impl Bodies {
     }
 
     /// Whether an empty page stays with its class: it is the class's only page with a free cell, and in the
-    /// first region. Jobs that come and go one by one then use the same page each time. Pages of other regions
-    /// would keep these from being freed.
+    /// first region. Jobs that come and go one by one then use the same page each time. Pages of other
+    /// regions would keep these from being freed.
     fn keeps(&self, page: u32, class: usize) -> bool {
         (page as usize) < PAGES && self.links.is_alone(self.open[class], page)
     }
