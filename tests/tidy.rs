@@ -1,7 +1,8 @@
-//! The rules of this house that a compiler does not know: which room may use which, how long files and functions get, what
-//! every file says first, and that the documents tell the truth.
+//! The rules of this house that a compiler does not know: which room may use which, how long files and
+//! functions get, what every file says first, and that the documents tell the truth.
 //!
-//! A rule that does not fit a case gets an exception here, with the reason; an exception that is no longer needed fails.
+//! A rule that does not fit a case gets an exception here, with the reason; an exception that is no longer
+//! needed fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 #[path = "tidy/documents.rs"]
@@ -21,6 +22,9 @@ const FILE_LINES: usize = 600;
 const FUNCTION_LINES: usize = 70;
 const TEST_FILE_LINES: usize = 700;
 const TEST_FUNCTION_LINES: usize = 100;
+
+/// Columns of a comment on a line of its own. rustfmt knows those of code.
+const COMMENT_COLUMNS: usize = 110;
 
 /// What may be longer: a file, or a file and a function, and why.
 const LONGER: &[(&str, &str)] = &[];
@@ -109,6 +113,20 @@ fn files_and_functions_are_short() {
     }
     none(&found, "split these, so that each reads from the top");
     assert!(unused.is_empty(), "these exceptions are no longer needed: {unused:?}");
+}
+
+#[test]
+fn comments_are_narrow() {
+    let mut found = Vec::new();
+    for source in sources() {
+        for (number, line) in source.text.lines().enumerate() {
+            let columns = line.chars().count();
+            if line.trim_start().starts_with("//") && columns > COMMENT_COLUMNS {
+                found.push(format!("{}:{}: {columns} columns", source.path, number + 1));
+            }
+        }
+    }
+    none(&found, &format!("a comment wraps at {COMMENT_COLUMNS} columns"));
 }
 
 #[test]
