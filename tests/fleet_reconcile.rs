@@ -98,8 +98,9 @@ fn roll(seed: u64, chaos: bool) {
         }
         world.faults = Faults::default();
     } else {
-        // No function has fewer workers in between than it had, or is to have. Workers that do what is nobody's business
-        // here stay beside those that take over the rest, so that a full host bears fewer in the end.
+        // No function has fewer workers in between than it had, or is to have. Workers that do what is
+        // nobody's business here stay beside those that take over the rest, so that a full host bears fewer
+        // in the end.
         let is_mixed = world.processes.values().any(|process| process.worker.in_use.contains("other"));
         let mut least = if is_mixed { BTreeMap::new() } else { world.serving() };
         for _ in 0..100 {

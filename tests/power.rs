@@ -140,8 +140,9 @@ fn a_power_cut_while_zeros_are_written_behind_the_log_loses_no_acknowledged_job(
     assert_nothing_lost(seed, &trace, &conversation, &shim.database(), &moments, &mut random);
 }
 
-/// A checkpoint has copied the log into the database and truncated it. If the power fails before the truncation is on
-/// the disk, the log of before is there: as a whole, or not at all. A part of it would undo what came after that part.
+/// A checkpoint has copied the log into the database and truncated it. If the power fails before the
+/// truncation is on the disk, the log of before is there: as a whole, or not at all. A part of it would undo
+/// what came after that part.
 #[test]
 fn a_power_cut_after_the_log_was_truncated_leaves_no_part_of_it() {
     const CUTS_AT_EACH: usize = 30;

@@ -42,8 +42,8 @@ impl Size {
 pub(crate) fn in_memory() {
     let size = Size::new(5_000_000, 100_000);
     let server = Watched::start(&[]);
-    // Tables are small again, but not as small as in the beginning; what lies free between them is not given back
-    // while it is little.
+    // Tables are small again, but not as small as in the beginning; what lies free between them is not given
+    // back while it is little.
     server.assert_nothing_adds_up(RETAINED_KIB + 3 * HEAP_KIB, || fill_and_empty(server.addr(), &size));
 }
 

@@ -92,9 +92,9 @@ impl SqliteStore {
     }
 }
 
-/// Syncs the file, appends `count` zeros and syncs it again, if it is still the same file and has at least `length`
-/// bytes. A shorter file was truncated, and zeros would hide that. Returns whether the zeros were written. If
-/// the disk has no room for them or rejects them, nothing is lost.
+/// Syncs the file, appends `count` zeros and syncs it again, if it is still the same file and has at least
+/// `length` bytes. A shorter file was truncated, and zeros would hide that. Returns whether the zeros were
+/// written. If the disk has no room for them or rejects them, nothing is lost.
 ///
 /// # Errors
 /// The sync failed: then data written by others may not be on disk either.
