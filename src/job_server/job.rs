@@ -517,9 +517,8 @@ impl Jobs {
         self.by_number.find(low_half(number), |slot| self.get(slot).number() == number)
     }
 
-    /// The live job that a submission coalesces with, or the vacant entry for it.
-    ///
-    /// The unique id is hashed once: a peer chooses it, so the hash is keyed, which is not cheap.
+    /// The live job that a submission coalesces with, or the vacant entry for it. The unique id is hashed
+    /// once: a peer chooses it, so the hash is keyed, which is not cheap.
     pub(super) fn find_equal(
         &self,
         function: FunctionSlot,
