@@ -178,6 +178,15 @@ impl World {
         Words { function: format!("new:{}", self.counter), ..words }
     }
 
+    /// No arguments, after the rules that earlier requests have changed are applied to all workers.
+    fn rules_applied(&mut self) -> Words {
+        while self.server.rules_cursor().is_some() {
+            self.server.start_turn();
+            self.server.go_on_with_rules(self.now, &mut self.ears);
+        }
+        Words::default()
+    }
+
     fn find(&mut self, query: &JobQuery<'_>) {
         let said = &mut self.ears.said;
         let found = self.server.find_jobs(query, 0, |view| {
@@ -307,12 +316,13 @@ fn of_workers() -> Vec<Row> {
         row("SET_CLIENT_ID, 100,000 functions", 12, 0.2, |world, words| {
             world.ask(world.wide, &Request::SetClientId { id: words.unique.as_bytes() });
         }),
-        row("a rule for one worker, and its end", 60, 0.4, |world, _| {
+        row("a rule for one worker, and its end", 4, 0.4, |world, _| {
             let selector = WorkerSelector::Connection(world.client);
             let made = world.server.set_worker_mode(world.now, &selector, None, WorkerMode::Disabled, &mut world.ears);
             black_box(made.is_ok());
             black_box(world.server.enable_workers(world.now, &selector, None, &mut world.ears).is_ok());
-        }),
+        })
+        .with(World::rules_applied),
     ]
 }
 
