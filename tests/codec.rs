@@ -50,8 +50,8 @@ fn write(frames: &[Frame], line_end: &[u8]) -> Vec<u8> {
     stream.to_vec()
 }
 
-/// Cuts a stream that arrives in these pieces, as the server does; returns what stands in it and how it
-/// ended.
+/// Decodes a stream that arrives in these pieces, as the server does. Returns its frames, and the error that
+/// ended it.
 fn scan_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Frame>, Option<FramingError>) {
     let (mut frames, mut buffer) = (Vec::new(), Vec::new());
     for piece in pieces {

@@ -218,7 +218,7 @@ fn functions_are_registered_and_dropped() {
         assert_eq!([case.workers("reverse"), case.workers("log_line")], [1, 1], "in effect when the answer comes");
         case.reverse();
 
-        // What is in use already, or not in use already, is no error. PHP's worker connects anew for it.
+        // Registering again and dropping again are no errors. PHP's worker reconnects for them.
         case.register("w", &["reverse"]);
         case.await_workers("reverse", 1);
         let begin = Instant::now();
@@ -301,7 +301,7 @@ fn every_answer_is_there_within_a_second_while_a_job_runs() {
         for place in 0..asks.len() {
             let mut durations: Vec<Duration> = rounds.iter().map(|round| round[place]).collect();
             durations.sort_unstable();
-            // What holds up the whole machine now and then is no fault of the worker's.
+            // A pause of the whole machine delays single answers; the median excludes it.
             assert!(durations[durations.len() / 2] < BOUND, "{durations:?} for verb {place}");
             assert!(durations[durations.len() - 1] < 3 * BOUND, "{durations:?} for verb {place}");
         }

@@ -106,6 +106,17 @@ fn assert_nothing_lost(
 /// The log with all its zeros: 4,000 pages with their headers.
 const FULL_LOG: u64 = 4000 * (4096 + 24);
 
+/// A server that was killed and restarted under load, three times. Each start recovers and truncates the log.
+fn killed_and_restarted(shim: &Shim, serials: &Serials, random: &mut Random) -> Server {
+    let mut server = start(shim, &[], &[]);
+    for _ in 0..3 {
+        run(&server, Load { ended: 20, ..SMALL }, serials, random);
+        server.kill();
+        server.restart();
+    }
+    server
+}
+
 /// A start and the next commits write behind the log what is no frame: some of it, none, or half of a sector
 /// may be there.
 #[test]
@@ -114,12 +125,7 @@ fn a_power_cut_while_zeros_are_written_behind_the_log_loses_no_acknowledged_job(
     let mut random = Random::new(seed);
     let shim = Shim::new();
     let serials = Serials::new();
-    let mut server = start(&shim, &[], &[]);
-    for _ in 0..3 {
-        run(&server, Load { ended: 20, ..SMALL }, &serials, &mut random);
-        server.kill();
-        server.restart();
-    }
+    let mut server = killed_and_restarted(&shim, &serials, &mut random);
     run(&server, Load { ended: 20, ..SMALL }, &serials, &mut random);
     server.kill();
     // Zeros are written while nothing waits for the store: up to here it was up to the machine how many there
@@ -150,13 +156,7 @@ fn a_power_cut_after_the_log_was_truncated_leaves_no_part_of_it() {
     let mut random = Random::new(seed);
     let shim = Shim::new();
     let serials = Serials::new();
-    let mut server = start(&shim, &[], &[]);
-    for _ in 0..3 {
-        run(&server, Load { ended: 20, ..SMALL }, &serials, &mut random);
-        server.kill();
-        server.restart();
-    }
-    server.terminate();
+    killed_and_restarted(&shim, &serials, &mut random).terminate();
     let trace = shim.trace();
     let conversation = Conversation::read(&trace);
     let moments = while_truncated(&trace);

@@ -133,7 +133,7 @@ pub struct Network {
     /// Run jobs over HTTP as well, by gearmand's protocol plugin; the only NAME is http [default: none]
     ///
     /// One request is one job: POST /FUNCTION with the workload as its body. It listens on the TCP addresses
-    /// of --listen. Whoever reaches its port can submit jobs, as on the other ports.
+    /// of --listen. Every host that can connect to its port can submit jobs, as on the other ports.
     #[arg(short = 'r', long, value_name = "NAME")]
     pub protocol: Option<ProtocolPlugin>,
 
@@ -333,8 +333,8 @@ pub struct Limits {
 
     /// Maximum number of functions that one connection offers
     ///
-    /// What is beyond it is not registered and not answered, as by C++ gearmand; the log and a metric tell of
-    /// it.
+    /// Further functions are not registered, without an error to the worker, as in C++ gearmand. The log and
+    /// a metric report them.
     #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_functions_per_connection: usize,
 

@@ -147,8 +147,7 @@ fn table_as_python_gearman(wire: &mut Wire, command: &str) -> Vec<(String, [u64;
     rows.collect()
 }
 
-/// A server with a worker, whose id and whose names of functions are as unfriendly as they may be, and two
-/// jobs.
+/// A server with two jobs and a worker. Its id and the names of its functions contain spaces and tabs.
 fn unfriendly() -> (Server, Wire) {
     let server = server(&[]);
     let mut worker = worker(&server, &["plain", "with space", "with\ttab"]);

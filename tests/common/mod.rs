@@ -1,4 +1,4 @@
-//! What the integration tests share: a job server under test ([`Server`]), a connection that speaks raw
+//! Shared by the integration tests: a job server under test ([`Server`]), a connection that speaks raw
 //! packets ([`Wire`]) and a program whose lines are read ([`Program`]).
 //!
 //! `mod common;` in a test file brings all of it. Nothing here knows the crate's own code: the tests look at

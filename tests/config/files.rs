@@ -120,7 +120,7 @@ fn the_environment_can_name_the_file() {
     assert_eq!(world.config().listen, [ListenAddress::All { port: 2 }]);
 }
 
-/// What people write who know other formats, or whose editor knows better: told apart, with what to write.
+/// Syntax of other formats, and quotes changed by an editor: each error names the line to write instead.
 /// `swordfish` is the secret in all of them.
 const MISTAKES: &[(&str, &[&str])] = &[
     ("--queue-type = MySQL", &["c:1", "--queue-type=MySQL"]),

@@ -198,7 +198,7 @@ export function jobActions(job) {
 
 // --- workers
 
-// What each verb does to workers.
+// The effect of each verb on workers.
 const MODES = {
   disable: "gets no more jobs until it is enabled",
   drain: "gets no new jobs and finishes what it has",

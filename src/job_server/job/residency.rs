@@ -1,4 +1,4 @@
-//! Where a job and its workload are: in memory, in the store, or both.
+//! The residency of a job and its workload: in memory, in the store, or both.
 
 /// How durable a job is, and where its workload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
